@@ -1,0 +1,4 @@
+//! Tollgate.
+
+pub mod catalog;
+pub mod conf;
