@@ -1,9 +1,13 @@
 //! Tollgate.
 
 pub mod auth;
+pub mod bridge;
 pub mod catalog;
 pub mod conf;
+pub mod hub;
 pub mod limit;
 pub mod mcp;
 pub mod reply;
 pub mod session;
+pub mod telemetry;
+pub mod upstream;
