@@ -7,6 +7,7 @@ pub mod conf;
 pub mod hub;
 pub mod limit;
 pub mod mcp;
+pub mod proxy;
 pub mod reply;
 pub mod session;
 pub mod telemetry;

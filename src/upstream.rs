@@ -24,7 +24,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
 use crate::auth::Allowed;
-use crate::catalog::{Runtime, Server, ServerId, Snapshot, Timeouts};
+use crate::catalog::{Remote, RemoteKind, Runtime, Server, ServerId, Snapshot, Timeouts};
 use crate::telemetry::{Meters, ServerMeters};
 pub use activity::Activity;
 use endpoint::Endpoint;
@@ -106,6 +106,23 @@ struct Reach {
     client: Client,
 }
 
+/// A raw upstream's address, resolved.
+#[derive(Debug, Clone)]
+pub struct RawTarget {
+    /// Where to connect.
+    pub address: std::net::SocketAddr,
+    /// Whether by TLS.
+    pub secure: bool,
+    /// The name its certificate has to carry.
+    pub host: String,
+    /// What `Host` says.
+    pub authority: String,
+    /// The path that requests are put under.
+    pub path: String,
+    /// Headers added to every request: the upstream's own credentials.
+    pub headers: HeaderMap,
+}
+
 /// The state of one endpoint, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointStatus {
@@ -128,6 +145,16 @@ impl Upstream {
     /// Whether any endpoint is in rotation.
     pub fn is_up(&self) -> bool {
         self.reach.pool.endpoints().iter().any(|endpoint| endpoint.is_up())
+    }
+
+    /// Where a raw upstream is; `None` if the server speaks MCP. Names are resolved here, without blocking.
+    pub async fn raw_target(&self) -> Result<Option<RawTarget>, UpstreamError> {
+        let Runtime::Remote(Remote { kind: RemoteKind::Raw, .. }) = &self.server.runtime else {
+            return Ok(None);
+        };
+        let endpoint = self.reach.pool.pick(None, &[])?.ok_or(UpstreamError::NoneHealthy)?;
+        let target = timeout(self.timeouts().connect, endpoint.resolve()).await;
+        target.ok().flatten().map(Some).ok_or(UpstreamError::Unreachable)
     }
 
     fn timeouts(&self) -> &Timeouts {

@@ -124,5 +124,8 @@ static PROVIDER: CryptoProvider = CryptoProvider {
 /// The library keeps one provider for the process; a second call finds ours in place.
 fn install_provider() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| drop(PROVIDER.install_default()));
+    ONCE.call_once(|| {
+        // Refused only if another provider is installed already, and then every token is refused as well.
+        let _ = PROVIDER.install_default();
+    });
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ::http::{HeaderMap, Uri};
 use tokio::time::Instant;
 
-use super::EndpointStatus;
+use super::{EndpointStatus, RawTarget};
 
 /// An endpoint of a server. Equal address and headers across a reload mean the same endpoint, with its state.
 #[derive(Debug)]
@@ -103,6 +103,30 @@ impl Endpoint {
         let at = self.refused_ms.load(Ordering::Acquire);
         let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         at != 0 && self.now_ms().saturating_sub(at - 1) < within
+    }
+
+    /// The host and port of its address.
+    pub(super) fn host_and_port(&self) -> (&str, u16) {
+        let host = self.url.host().unwrap_or_default().trim_matches(['[', ']']);
+        (host, self.url.port_u16().unwrap_or(if self.is_secure() { 443 } else { 80 }))
+    }
+
+    fn is_secure(&self) -> bool {
+        self.url.scheme_str() == Some("https")
+    }
+
+    /// Its address, with the name looked up.
+    pub(super) async fn resolve(&self) -> Option<RawTarget> {
+        let (host, port) = self.host_and_port();
+        let address = tokio::net::lookup_host((host, port)).await.ok()?.next()?;
+        Some(RawTarget {
+            address,
+            secure: self.is_secure(),
+            host: host.to_owned(),
+            authority: self.url.authority().map(ToString::to_string).unwrap_or_default(),
+            path: self.url.path().to_owned(),
+            headers: self.headers.clone(),
+        })
     }
 
     pub(super) fn status(&self) -> EndpointStatus {

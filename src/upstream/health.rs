@@ -114,10 +114,7 @@ impl Probe {
 }
 
 async fn connect(endpoint: &Endpoint) -> Result<(), &'static str> {
-    let host = endpoint.url().host().unwrap_or_default().trim_matches(['[', ']']);
-    let secure = endpoint.url().scheme_str() == Some("https");
-    let port = endpoint.url().port_u16().unwrap_or(if secure { 443 } else { 80 });
-    TcpStream::connect((host, port)).await.map(|_| ()).map_err(|_| "connection refused")
+    TcpStream::connect(endpoint.host_and_port()).await.map(|_| ()).map_err(|_| "connection refused")
 }
 
 #[async_trait]
