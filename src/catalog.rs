@@ -6,12 +6,24 @@ mod check;
 mod load;
 mod model;
 mod raw;
+mod watch;
 
 pub use changes::Changes;
 pub use load::{load, parse};
 pub use model::{
     Endpoint, Health, HealthKind, Local, Remote, RemoteKind, Runtime, Server, ServerId, Snapshot, Timeouts,
 };
+pub use watch::Watch;
+
+use std::path::PathBuf;
+
+/// What can go wrong with a catalog besides the mistakes in it, which are [`crate::document::Mistakes`].
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// The path names no file.
+    #[error("{} is not the path of a file", .0.display())]
+    NotAFile(PathBuf),
+}
 
 /// The JSON Schema (draft-07) of `catalog.yaml`, for editors.
 pub fn schema() -> serde_json::Value {

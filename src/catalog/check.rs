@@ -86,12 +86,11 @@ impl Checker<'_> {
     fn server(&mut self, id: ServerId, form: Form, raw: At<RawServer>) -> Option<Server> {
         let At { value: mut raw, span } = raw;
         let enabled = raw.enabled.unwrap_or(true);
-        let timeouts = raw.timeouts.take().unwrap_or_default();
         let Some(runtime) = raw.runtime.take() else {
             self.missing(span, format!("Server '{id}' missing required field: runtime"));
             return None;
         };
-        let runtime = self.runtime(&id, form, runtime, &mut raw, &timeouts)?;
+        let runtime = self.runtime(&id, form, runtime, &mut raw)?;
         Some(Server {
             display_name: raw.display_name.unwrap_or_else(|| id.to_string()),
             description: raw.description,
@@ -99,7 +98,7 @@ impl Checker<'_> {
             tags: raw.tags.unwrap_or_default(),
             metadata: raw.metadata.unwrap_or_default(),
             runtime,
-            timeouts: self.timeouts(&timeouts),
+            timeouts: self.timeouts(&raw.timeouts.unwrap_or_default()),
             id,
         })
     }

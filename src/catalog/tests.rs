@@ -83,6 +83,7 @@ fn outcome(text: &str) -> String {
     outcome.replace(dir.path().to_str().unwrap(), "{dir}")
 }
 
+#[expect(clippy::disallowed_methods, reason = "the switch that expect-test has, too")]
 /// Each case is an input, a line of dashes, and what comes of it. `UPDATE_EXPECT=1` writes what comes of it.
 #[test]
 fn golden() {

@@ -11,7 +11,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::{Checker, Form};
 use crate::catalog::model::{Endpoint, Local, Remote, RemoteKind, Runtime, ServerId};
-use crate::catalog::raw::{RawEndpoint, RawRuntime, RawServer, RawTimeouts};
+use crate::catalog::raw::{RawEndpoint, RawRuntime, RawServer};
 use crate::document::{At, Code, Entries, Span, nearest};
 
 /// The runtimes, as the file names them.
@@ -52,8 +52,8 @@ impl Checker<'_> {
         form: Form,
         raw: At<RawRuntime>,
         server: &mut RawServer,
-        timeouts: &RawTimeouts,
     ) -> Option<Runtime> {
+        let timeouts = server.timeouts.get_or_insert_default();
         let Some(kind) = &raw.kind else {
             self.missing(raw.span, format!("Server '{id}' missing required field: runtime.type"));
             return None;
