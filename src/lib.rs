@@ -4,6 +4,7 @@ pub mod auth;
 pub mod bridge;
 pub mod catalog;
 pub mod conf;
+pub mod document;
 pub mod hub;
 pub mod limit;
 pub mod mcp;
