@@ -56,6 +56,8 @@ impl Bridge {
     }
     pub fn reconcile(&self, _: &Snapshot) {}
     pub async fn serve(self: &Arc<Self>, mut shutdown: tokio::sync::watch::Receiver<bool>) {
+        let _ = std::fs::remove_file(&self.0);
+        let _listener = tokio::net::UnixListener::bind(&self.0);
         let _ = shutdown.changed().await;
     }
     pub async fn start(&self, _: &str) -> Result<Started, BridgeError> {

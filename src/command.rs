@@ -172,7 +172,9 @@ fn show(files: Files, format: Format) -> Done {
     let loaded = files.load().map_err(|mistakes| check::report(&mistakes))?;
     match format {
         Format::Text => print(&loaded.effective.to_string()),
-        Format::Json => print_json(&loaded.effective.to_json()),
+        Format::Json => {
+            print_json(&serde_json::to_value(&loaded.effective).map_err(|error| error.to_string())?)
+        }
     }
 }
 

@@ -204,8 +204,9 @@ impl Document {
     /// Decodes the tree. Every mistake is reported; a value of the wrong type counts as absent, so `T` is usable
     /// for further checks even then.
     pub fn decode<T: DeserializeOwned + Default>(&mut self) -> T {
-        self.root.number(&mut 0);
-        decode::decode(&self.root, &mut self.report)
+        let mut count = 0;
+        self.root.number(&mut count);
+        decode::decode(&self.root, count, &mut self.report)
     }
 }
 
