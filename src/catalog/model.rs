@@ -20,7 +20,8 @@ impl ServerId {
     pub fn new(text: &str) -> Option<Self> {
         let first = text.bytes().next()?;
         let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'~' | b'-');
-        (first.is_ascii_alphanumeric() && text.len() <= 64 && text.bytes().all(safe)).then(|| Self(text.into()))
+        (first.is_ascii_alphanumeric() && text.len() <= 64 && text.bytes().all(safe))
+            .then(|| Self(text.into()))
     }
 
     /// The id as text.
