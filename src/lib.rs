@@ -1,4 +1,15 @@
 //! Tollgate.
 
+pub mod auth;
+pub mod bridge;
 pub mod catalog;
 pub mod conf;
+pub mod document;
+pub mod hub;
+pub mod limit;
+pub mod mcp;
+pub mod proxy;
+pub mod reply;
+pub mod session;
+pub mod telemetry;
+pub mod upstream;

@@ -1,0 +1,81 @@
+//! What an upstream's answer says: a result, a tool's own failure, or a JSON-RPC error.
+//! Not here: requests (`message`); how answers travel (`proxy/write`).
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+/// The outcome that a JSON-RPC response carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// A result.
+    Ok,
+    /// A result with `isError: true`: the tool's own failure, a success of the protocol.
+    ToolError,
+    /// A JSON-RPC error.
+    RpcError,
+}
+
+/// A message that came from an upstream, read only as far as its outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The response to a request.
+    Response(Verdict),
+    /// A notification or a request of the server.
+    Other,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(default)]
+    method: Option<IgnoredAny>,
+    #[serde(borrow, default)]
+    result: Option<&'a RawValue>,
+    #[serde(default)]
+    error: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct ToolResult {
+    #[serde(rename = "isError", default)]
+    is_error: bool,
+}
+
+impl Answer {
+    /// Reads a whole message; `None` if it is not JSON or not a JSON-RPC message.
+    pub fn read(message: &[u8]) -> Option<Self> {
+        let envelope: Envelope<'_> = serde_json::from_slice(message).ok()?;
+        if envelope.error.is_some() {
+            Some(Self::Response(Verdict::RpcError))
+        } else if let Some(result) = envelope.result {
+            let failed = memchr::memmem::find(result.get().as_bytes(), b"\"isError\"").is_some()
+                && serde_json::from_str::<ToolResult>(result.get()).is_ok_and(|result| result.is_error);
+            Some(Self::Response(if failed { Verdict::ToolError } else { Verdict::Ok }))
+        } else {
+            envelope.method.map(|_| Self::Other)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(message: &str, want: Option<Answer>) {
+        assert_eq!(Answer::read(message.as_bytes()), want);
+    }
+
+    #[test]
+    fn tells_the_three_layers_apart() {
+        check(r#"{"jsonrpc":"2.0","id":1,"result":{"content":[]}}"#, Some(Answer::Response(Verdict::Ok)));
+        check(r#"{"id":1,"result":{"isError":true}}"#, Some(Answer::Response(Verdict::ToolError)));
+        check(r#"{"id":1,"result":{"text":"\"isError\": true"}}"#, Some(Answer::Response(Verdict::Ok)));
+        check(r#"{"id":1,"result":{"isError":false}}"#, Some(Answer::Response(Verdict::Ok)));
+        check(r#"{"id":1,"error":{"code":-1}}"#, Some(Answer::Response(Verdict::RpcError)));
+        check(r#"{"method":"notifications/progress"}"#, Some(Answer::Other));
+        check("<html>", None);
+        check("{}", None);
+        check("[]", None);
+    }
+}
