@@ -14,6 +14,7 @@ mod exchange;
 mod fake;
 mod gateway;
 mod interop;
+mod load;
 mod packages;
 mod stdio;
 mod streams;
