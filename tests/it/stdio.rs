@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Caller, SOON, request};
 use crate::gateway::{self, Gateway};
+use crate::packages;
 
 /// A stdio server in a few lines: legacy only, and its tool does what its argument says.
 const CHILD: &str = r#"
@@ -45,7 +46,7 @@ for line in sys.stdin:
 "#;
 
 fn script() -> Gateway {
-    let server = json!({"id": "child", "runtime": {"type": "local-process", "command": "python3", "args": ["-u", "-c", CHILD]}});
+    let server = json!({"id": "child", "runtime": {"type": "local-process", "command": packages::python(), "args": ["-u", "-c", CHILD]}});
     Gateway::start(&json!({ "servers": [server, sample()] }).to_string())
 }
 
