@@ -27,8 +27,7 @@ pub enum CatalogError {
 
 /// The JSON Schema (draft-07) of `catalog.yaml`, for editors.
 pub fn schema() -> serde_json::Value {
-    let settings = schemars::generate::SchemaSettings::draft07();
-    settings.into_generator().into_root_schema_for::<raw::RawCatalog>().to_value()
+    crate::document::schema_of::<raw::RawCatalog>()
 }
 
 #[cfg(test)]

@@ -9,10 +9,12 @@ mod expand;
 mod fields;
 mod mistake;
 mod parse;
+mod schema;
 
 pub use expand::expand_text;
 pub use fields::{At, Entries, Period, Size};
 pub use mistake::{Code, Mistake, Mistakes, Report, Source};
+pub use schema::schema_of;
 
 use serde::de::DeserializeOwned;
 
@@ -130,13 +132,14 @@ impl Node {
         self.entry(key).map(|(_, value)| value)
     }
 
-    /// Sets the value at a path of keys, making the mappings on the way; what stood there before is replaced.
+    /// Sets the value at a path of keys, making the mappings on the way; what stood there before is replaced. What
+    /// is no mapping where one is needed stays as it is, for decoding to complain about.
     pub fn set(&mut self, path: &[&str], value: Node) {
         let Some((key, rest)) = path.split_first() else {
             *self = value;
             return;
         };
-        if !matches!(self.value, Value::Map(_)) {
+        if self.is_null() {
             self.value = Value::Map(Vec::new());
         }
         let Value::Map(entries) = &mut self.value else { return };
@@ -201,8 +204,9 @@ impl Document {
     /// Decodes the tree. Every mistake is reported; a value of the wrong type counts as absent, so `T` is usable
     /// for further checks even then.
     pub fn decode<T: DeserializeOwned + Default>(&mut self) -> T {
-        self.root.number(&mut 0);
-        decode::decode(&self.root, &mut self.report)
+        let mut count = 0;
+        self.root.number(&mut count);
+        decode::decode(&self.root, count, &mut self.report)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
 
 /// An answer to the client.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct Stream {
     /// What was read already.
     pub first: Bytes,
     /// The rest.
-    pub rest: Incoming,
+    pub rest: UnsyncBoxBody<Bytes, hyper::Error>,
     /// Longest silence between two pieces; `None` for streams that may be silent for long.
     pub idle: Option<Duration>,
     /// Deadline of the whole answer; `None` for streams that are open-ended.

@@ -16,20 +16,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{HeaderMap, Method, Request, Response};
+use ::http::{HeaderMap, Method, Response};
 use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
 use crate::auth::Allowed;
 use crate::catalog::{Remote, RemoteKind, Runtime, Server, ServerId, Snapshot, Timeouts};
 use crate::telemetry::{Meters, ServerMeters};
 pub use activity::Activity;
-use endpoint::Endpoint;
 pub use endpoint::InFlight;
-use http::{Client, Clients};
+pub use http::Answer;
+use http::{Connector, Connectors, SendError};
 use select::Pool;
 
 /// Why an upstream gave no answer.
@@ -76,7 +74,7 @@ pub struct Route {
 #[derive(Debug)]
 pub struct Arrived {
     /// The answer.
-    pub response: Response<Incoming>,
+    pub response: Response<Answer>,
     /// The key of the endpoint that gave it.
     pub endpoint: u64,
     /// Time from sending to the head.
@@ -103,7 +101,7 @@ pub struct Upstream {
 #[derive(Debug)]
 struct Reach {
     pool: Pool,
-    client: Client,
+    connector: Connector,
 }
 
 /// A raw upstream's address, resolved.
@@ -186,7 +184,8 @@ impl View {
 #[derive(Debug)]
 pub struct Fleet {
     view: ArcSwap<View>,
-    clients: Clients,
+    connectors: Connectors,
+    idle_connections_max: usize,
     bridge_socket: PathBuf,
     meters: Arc<Meters>,
 }
@@ -202,7 +201,8 @@ impl Fleet {
         let empty = Arc::new(Snapshot::new(0, Vec::new()));
         let fleet = Self {
             view: ArcSwap::from_pointee(View { catalog: empty, upstreams: HashMap::new() }),
-            clients: Clients::new(idle_connections_max),
+            connectors: Connectors::default(),
+            idle_connections_max,
             bridge_socket: bridge_socket.to_owned(),
             meters,
         };
@@ -247,12 +247,12 @@ impl Fleet {
 
     fn reach(&self, server: &Server, known: Option<&Arc<Upstream>>) -> Reach {
         let before = known.map(|known| known.reach.pool.endpoints()).unwrap_or_default();
-        let pool = Pool::new(server, before);
-        let client = match &server.runtime {
-            Runtime::Local(_) => self.clients.unix(&self.bridge_socket),
-            Runtime::Remote(remote) => self.clients.net(remote, server.timeouts.connect),
+        let pool = Pool::new(server, before, self.idle_connections_max);
+        let connector = match &server.runtime {
+            Runtime::Local(_) => self.connectors.unix(&self.bridge_socket),
+            Runtime::Remote(remote) => self.connectors.net(remote, server.timeouts.connect),
         };
-        Reach { pool, client }
+        Reach { pool, connector }
     }
 
     /// Checks the health of endpoints until `shutdown` turns true.
@@ -275,7 +275,7 @@ impl Fleet {
             };
             let in_flight = endpoint.enter();
             let sent_at = Instant::now();
-            let answer = upstream.reach.client.request(request(endpoint, &outgoing));
+            let answer = endpoint.send(&upstream.reach.connector, &outgoing);
             match timeout(upstream.timeouts().response, answer).await {
                 Ok(Ok(response)) => {
                     endpoint.answered();
@@ -283,12 +283,12 @@ impl Fleet {
                     let attempts = u32::try_from(tried.len()).unwrap_or(u32::MAX);
                     return Ok(Arrived { response, endpoint: endpoint.key(), took, attempts, in_flight });
                 }
-                Ok(Err(error)) if error.is_connect() => {
+                Ok(Err(SendError::Connect)) => {
                     tracing::debug!(server = %upstream.server.id, endpoint = endpoint.number(), "connection refused");
                     endpoint.refused();
                     tried.push(endpoint.number());
                 }
-                Ok(Err(error)) => {
+                Ok(Err(SendError::Broken(error))) => {
                     tracing::debug!(server = %upstream.server.id, %error, "connection broke");
                     return Err(UpstreamError::Broken);
                 }
@@ -296,15 +296,4 @@ impl Fleet {
             }
         }
     }
-}
-
-fn request(endpoint: &Endpoint, outgoing: &Outgoing) -> Request<Full<Bytes>> {
-    let mut request = Request::new(Full::new(outgoing.body.clone()));
-    *request.method_mut() = outgoing.method.clone();
-    *request.uri_mut() = endpoint.url().clone();
-    *request.headers_mut() = outgoing.headers.clone();
-    for (name, value) in endpoint.headers() {
-        request.headers_mut().insert(name, value.clone());
-    }
-    request
 }

@@ -23,9 +23,9 @@ pub(super) struct RawCatalog {
 /// An MCP server.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["id", "runtime"]))]
 pub(super) struct RawServer {
     /// Its id in URLs: 1 to 64 of `A-Z a-z 0-9 . _ ~ -`, beginning with a letter or digit. Unique in the file.
-    #[schemars(required)]
     pub(super) id: Option<At<String>>,
     /// Its name for people. Default: the id.
     pub(super) display_name: Option<String>,
@@ -38,7 +38,6 @@ pub(super) struct RawServer {
     /// Your own data, passed through.
     pub(super) metadata: Option<serde_json::Map<String, serde_json::Value>>,
     /// How it is reached.
-    #[schemars(required)]
     pub(super) runtime: Option<At<RawRuntime>>,
     /// Environment variables of a local process. It gets these, `PATH` and `HOME`, and nothing else.
     pub(super) env: Option<At<Entries<At<String>>>>,
@@ -58,11 +57,12 @@ pub(super) struct RawServer {
 /// How a server is reached.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["type"]))]
 pub(super) struct RawRuntime {
     /// `local-process` runs a command that speaks MCP on stdio; `remote-http` is Streamable HTTP; `remote-sse` is
     /// JSON-RPC over HTTP POST, or the older HTTP+SSE transport.
     #[serde(rename = "type")]
-    #[schemars(required, extend("enum" = ["local-process", "remote-http", "remote-sse"]))]
+    #[schemars(extend("enum" = ["local-process", "remote-http", "remote-sse"]))]
     pub(super) kind: Option<At<String>>,
     /// The command of a local process: a name to be found in `PATH`, or a path (relative to this file).
     pub(super) command: Option<At<String>>,
@@ -83,9 +83,9 @@ pub(super) struct RawRuntime {
 /// One address of a remote server.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["url"]))]
 pub(super) struct RawEndpoint {
     /// The address: `http` or `https`.
-    #[schemars(required)]
     pub(super) url: Option<At<String>>,
     /// Its share of the calls, from 1 to 100. Default: 1.
     #[schemars(range(min = 1, max = 100))]

@@ -18,15 +18,21 @@ use serde::forward_to_deserialize_any;
 use access::{Known, List, Map, Place, Words};
 
 use super::fields::AT;
-use super::{Code, MISTAKES_MAX, Node, Report, Scalar, Span, Value, nearest};
+use super::{Code, Node, Report, Scalar, Span, Value, nearest};
 
-pub(super) fn decode<T: DeserializeOwned + Default>(root: &Node, report: &mut Report) -> T {
+/// Values of the wrong type found in one go. Each costs a pass over the whole tree.
+const PASSES_MAX: u32 = 200;
+/// Nodes visited in all passes together, so that a huge file full of mistakes does not take for ever.
+const NODES_DECODED_MAX: u32 = 5_000_000;
+
+pub(super) fn decode<T: DeserializeOwned + Default>(root: &Node, count: u32, report: &mut Report) -> T {
     let state = State { root: root.id, ..State::default() };
     // A document without values is one without keys: everything is at its default.
     if root.is_null() {
         return T::default();
     }
-    loop {
+    let passes_max = (NODES_DECODED_MAX / count.max(1)).clamp(1, PASSES_MAX);
+    for _ in 0..passes_max {
         let result = T::deserialize(Decoder { node: root, state: &state });
         for (span, message, suggestion) in state.unknown.borrow_mut().drain(..) {
             report.advise(span, Code::UnknownKey, message, suggestion);
@@ -42,10 +48,11 @@ pub(super) fn decode<T: DeserializeOwned + Default>(root: &Node, report: &mut Re
         }
         report.take_out(span);
         let mut absent = state.absent.borrow_mut();
-        if id == root.id || !absent.insert(id) || absent.len() > MISTAKES_MAX {
-            return T::default();
+        if id == root.id || !absent.insert(id) {
+            break;
         }
     }
+    T::default()
 }
 
 #[derive(Default)]

@@ -268,7 +268,8 @@ impl Diagnostic for Mistakes {
 pub struct Report {
     sources: Vec<Source>,
     found: Vec<Found>,
-    seen: HashSet<(Span, Code)>,
+    seen: HashSet<(Span, Code, String)>,
+    left_out: usize,
     taken_out: Vec<Span>,
 }
 
@@ -349,13 +350,20 @@ impl Report {
         }
         self.found.sort_by_key(|found| found.span);
         let named: Vec<_> = self.sources.iter().map(named).collect();
-        let list = self.found.iter().map(|found| self.mistake(found, &named)).collect();
+        let mut list: Vec<_> = self.found.iter().map(|found| self.mistake(found, &named)).collect();
+        if self.left_out > 0 {
+            let file = self.sources.first().map_or("", Source::name);
+            let message = format!("{} more mistakes are not listed", self.left_out);
+            list.push(Mistake::whole(file, Code::TooLarge, message));
+        }
         Err(Mistakes { list })
     }
 
     fn push(&mut self, span: Span, code: Code, message: String, suggestion: Option<String>) {
         // The same thing is met again when an alias repeats it, or when decoding starts over.
-        if self.found.len() < MISTAKES_MAX && self.seen.insert((span, code)) {
+        if self.found.len() >= MISTAKES_MAX {
+            self.left_out += 1;
+        } else if self.seen.insert((span, code, message.clone())) {
             self.found.push(Found { span, code, message, suggestion });
         }
     }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::{HubError, Lie, Relayed, whole};
@@ -14,7 +13,7 @@ use crate::conf::Limits;
 use crate::mcp::{Answer, Code, Method, RpcError, Verdict};
 use crate::reply::{Body, Reply, Stream};
 use crate::telemetry::Outcome;
-use crate::upstream::{Arrived, Upstream, UpstreamError};
+use crate::upstream::{self, Arrived, Upstream, UpstreamError};
 
 /// A JSON answer up to this size is looked at as a whole before it goes on; a longer one streams.
 const LOOKED_AT_BYTES_MAX: usize = 64 * 1024;
@@ -71,7 +70,13 @@ pub(super) async fn read(
         status if !status.is_success() => failure(status, &head.headers, kind, reader).await?,
         status if kind == Type::Events && (expected.response || expected.method == Method::Stream) => {
             let headers = streaming(passed(&head.headers));
-            let stream = Stream { first: Bytes::new(), rest: reader.rest, idle, deadline, events: true };
+            let stream = Stream {
+                first: Bytes::new(),
+                rest: reader.rest.boxed_unsync(),
+                idle,
+                deadline,
+                events: true,
+            };
             (Reply { status, headers, body: Body::Stream(Box::new(stream)) }, None)
         }
         status if !expected.response => {
@@ -112,7 +117,8 @@ async fn json(
                 return Err(HubError::Lie(Lie::Content));
             }
             let Reader { rest, idle, deadline } = reader;
-            let stream = Stream { first, rest, idle: Some(idle), deadline, events: false };
+            let stream =
+                Stream { first, rest: rest.boxed_unsync(), idle: Some(idle), deadline, events: false };
             Ok((Reply { status, headers, body: Body::Stream(Box::new(stream)) }, Some(Outcome::Ok)))
         }
     }
@@ -193,7 +199,7 @@ fn streaming(mut headers: HeaderMap) -> HeaderMap {
 
 /// A body with its deadlines.
 pub(super) struct Reader {
-    rest: Incoming,
+    rest: upstream::Answer,
     idle: Duration,
     deadline: Option<Instant>,
 }

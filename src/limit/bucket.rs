@@ -32,6 +32,23 @@ pub struct Decision {
     pub retry_after: Duration,
 }
 
+impl Decision {
+    /// The decision as headers, for refusals and successes alike. `Reset` is in seconds from now.
+    pub fn headers(&self) -> [(&'static str, u64); 3] {
+        let reset = u64::try_from(self.reset.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
+        [
+            ("x-ratelimit-limit", u64::from(self.limit)),
+            ("x-ratelimit-remaining", u64::from(self.remaining)),
+            ("x-ratelimit-reset", reset),
+        ]
+    }
+
+    /// Whole seconds until a token is there, for `Retry-After`.
+    pub fn retry_after_seconds(&self) -> u64 {
+        u64::try_from(self.retry_after.as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
+    }
+}
+
 /// The buckets of all callers.
 #[derive(Debug)]
 pub struct Buckets {

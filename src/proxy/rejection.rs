@@ -231,7 +231,7 @@ impl Rejection {
             }
             Self::RateLimited { decision, .. } => {
                 rate_headers(headers, decision);
-                headers.insert(header::RETRY_AFTER, seconds_up(decision.retry_after).into());
+                headers.insert(header::RETRY_AFTER, decision.retry_after_seconds().into());
             }
             Self::Busy
             | Self::Hub {
@@ -245,20 +245,11 @@ impl Rejection {
     }
 }
 
-/// What a caller's bucket said, as headers. `Reset` is in seconds from now.
+/// What a caller's bucket said, as headers.
 pub(super) fn rate_headers(headers: &mut HeaderMap, decision: &Decision) {
-    let numbers = [
-        (HeaderName::from_static("x-ratelimit-limit"), u64::from(decision.limit)),
-        (HeaderName::from_static("x-ratelimit-remaining"), u64::from(decision.remaining)),
-        (HeaderName::from_static("x-ratelimit-reset"), seconds_up(decision.reset)),
-    ];
-    for (name, number) in numbers {
-        headers.insert(name, number.into());
+    for (name, number) in decision.headers() {
+        headers.insert(HeaderName::from_static(name), number.into());
     }
-}
-
-fn seconds_up(duration: std::time::Duration) -> u64 {
-    duration.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }
 
 fn malformed_row(malformed: &Malformed) -> Row {

@@ -83,6 +83,7 @@ struct Families {
     health_checks: IntCounterVec,
     starts: IntCounterVec,
     restarts: IntCounterVec,
+    exits: IntCounterVec,
     rubbish: IntCounterVec,
     rate_limited: IntCounterVec,
     authentications: IntCounterVec,
@@ -257,6 +258,11 @@ impl Families {
                 "Children started again after a death.",
                 &["server"],
             )?,
+            exits: counter(
+                "tollgate_server_exits_total",
+                "Children that ended, by result.",
+                &["server", "result"],
+            )?,
             rubbish: counter(
                 "tollgate_server_rubbish_lines_total",
                 "Lines of a child's output that are no JSON-RPC message.",
@@ -389,12 +395,20 @@ impl ServerMeters {
         self.families.health_checks.with_label_values(&[self.id.as_str(), result]).inc();
     }
 
-    /// A child was started; `again` after a death.
-    pub fn child_started(&self, again: bool) {
+    /// A child was started.
+    pub fn child_started(&self) {
         self.families.starts.with_label_values(&[&self.id]).inc();
-        if again {
-            self.families.restarts.with_label_values(&[&self.id]).inc();
-        }
+    }
+
+    /// A child was started again after a death.
+    pub fn child_restarted(&self) {
+        self.families.restarts.with_label_values(&[&self.id]).inc();
+    }
+
+    /// A child ended; not clean means by a signal or with a failure.
+    pub fn child_exited(&self, clean: bool) {
+        let result = if clean { "clean" } else { "failed" };
+        self.families.exits.with_label_values(&[self.id.as_str(), result]).inc();
     }
 
     /// A line of a child that is no message.
@@ -435,6 +449,9 @@ impl ServerMeters {
         }
         for result in ["success", "failure"] {
             let _ = families.health_checks.remove_label_values(&[id, result]);
+        }
+        for result in ["clean", "failed"] {
+            let _ = families.exits.remove_label_values(&[id, result]);
         }
         for vec in [&families.sessions_opened, &families.starts, &families.restarts, &families.rubbish] {
             let _ = vec.remove_label_values(&[id]);

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ::http::{HeaderMap, Uri};
+use ::http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
+use bytes::Bytes;
+use http_body_util::Full;
 use tokio::time::Instant;
 
-use super::{EndpointStatus, RawTarget};
+use super::http::{Answer, Connector, Lines, SendError};
+use super::{EndpointStatus, Outgoing, RawTarget};
 
 /// An endpoint of a server. Equal address and headers across a reload mean the same endpoint, with its state.
 #[derive(Debug)]
@@ -16,7 +19,11 @@ pub(super) struct Endpoint {
     number: usize,
     key: u64,
     url: Uri,
+    /// The request target: path and query alone.
+    target: Uri,
+    /// What every request carries: `Host`, and the upstream's own credentials.
     headers: HeaderMap,
+    lines: Lines,
     /// What the health checks say; true until one says otherwise.
     up: AtomicBool,
     /// Milliseconds since `epoch` of the last refused connection, plus one; 0 when it has answered since.
@@ -36,14 +43,21 @@ impl Drop for InFlight {
 }
 
 impl Endpoint {
-    pub(super) fn new(number: usize, url: Uri, headers: HeaderMap) -> Self {
+    /// Endpoint `number` at `url`, which gets `headers` with every request.
+    pub(super) fn new(number: usize, url: Uri, headers: &HeaderMap, lines: Lines) -> Self {
+        let mut headers = headers.clone();
+        let host = url.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+        headers.insert(header::HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
+        let target = url.path_and_query().cloned().map_or_else(Uri::default, Uri::from);
         let digest = ring::digest::digest(&ring::digest::SHA256, url.to_string().as_bytes());
         let key = digest.as_ref().first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
         Self {
             number,
             key,
             url,
+            target,
             headers,
+            lines,
             up: AtomicBool::new(true),
             refused_ms: AtomicU64::new(0),
             in_flight: Arc::default(),
@@ -64,8 +78,53 @@ impl Endpoint {
         &self.url
     }
 
-    pub(super) fn headers(&self) -> &HeaderMap {
-        &self.headers
+    /// Whether a server that lists `url` and `headers` at this number means this endpoint.
+    pub(super) fn is(&self, number: usize, url: &Uri, headers: &HeaderMap) -> bool {
+        let same = |(name, value)| name == header::HOST || headers.get(name) == Some(value);
+        self.number == number
+            && self.url == *url
+            && self.headers.len() == headers.len() + 1
+            && self.headers.iter().all(same)
+    }
+
+    /// Sends a request.
+    pub(super) async fn send(
+        &self,
+        connector: &Connector,
+        outgoing: &Outgoing,
+    ) -> Result<Response<Answer>, SendError> {
+        self.lines.send(connector, &self.url, self.request(outgoing)).await
+    }
+
+    /// Sends a request on a connection of its own, to `target` instead of the endpoint's path if there is one.
+    pub(super) async fn probe(
+        &self,
+        connector: &Connector,
+        outgoing: &Outgoing,
+        target: Option<Uri>,
+    ) -> Result<Response<Answer>, SendError> {
+        let mut request = self.request(outgoing);
+        if let Some(target) = target {
+            *request.uri_mut() = target;
+        }
+        Lines::new(0).send(connector, &self.url, request).await
+    }
+
+    fn request(&self, outgoing: &Outgoing) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(outgoing.body.clone()));
+        *request.method_mut() = outgoing.method.clone();
+        *request.uri_mut() = self.target.clone();
+        let mut headers = outgoing.headers.clone();
+        for (name, value) in &self.headers {
+            headers.insert(name, value.clone());
+        }
+        *request.headers_mut() = headers;
+        request
+    }
+
+    /// Closes connections that were idle for too long.
+    pub(super) fn trim(&self) {
+        self.lines.trim();
     }
 
     pub(super) fn enter(&self) -> InFlight {

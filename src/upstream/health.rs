@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{Method, Request, header};
+use ::http::{HeaderMap, HeaderValue, Method, Response, header};
 use async_trait::async_trait;
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use pingora_core::{Error, ErrorType};
 use pingora_load_balancing::Backend;
 use pingora_load_balancing::health_check::HealthCheck;
@@ -20,8 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::endpoint::Endpoint;
-use super::http::{Client, Clients};
-use super::{Fleet, Upstream};
+use super::http::{Answer as Body, Connector, Connectors};
+use super::{Fleet, Outgoing, Upstream};
 use crate::catalog::{Health, HealthKind, Remote};
 use crate::mcp::Answer;
 
@@ -40,7 +40,7 @@ pub(super) struct Probe {
     kind: HealthKind,
     timeout: Duration,
     after: (usize, usize),
-    client: Client,
+    connector: Connector,
 }
 
 impl Probe {
@@ -49,8 +49,7 @@ impl Probe {
             kind: health.kind.clone(),
             timeout: health.timeout,
             after: (usize::from(health.healthy_after), usize::from(health.unhealthy_after)),
-            // A pool of its own without idle connections: probes run on another runtime than calls do.
-            client: Clients::new(0).net(remote, connect),
+            connector: Connectors::default().net(remote, connect),
         }
     }
 
@@ -64,13 +63,9 @@ impl Probe {
     }
 
     async fn get(&self, endpoint: &Endpoint, path: &str) -> Result<(), &'static str> {
-        let mut parts = endpoint.url().clone().into_parts();
-        parts.path_and_query = path.parse().ok();
-        let uri = ::http::Uri::from_parts(parts).map_err(|_| "bad path")?;
-        let mut request = Request::new(Full::new(Bytes::new()));
-        *request.uri_mut() = uri;
-        request.headers_mut().extend(endpoint.headers().clone());
-        let response = self.client.request(request).await.map_err(|_| "no answer")?;
+        let get = Outgoing { method: Method::GET, headers: HeaderMap::new(), body: Bytes::new() };
+        let target = path.parse().map_err(|_| "bad path")?;
+        let response = endpoint.probe(&self.connector, &get, Some(target)).await.map_err(|_| "no answer")?;
         if response.status().is_server_error() { Err("status 5xx") } else { Ok(()) }
     }
 
@@ -84,19 +79,16 @@ impl Probe {
     }
 
     async fn post(&self, endpoint: &Endpoint, body: &'static str, method: &str) -> Result<(), &'static str> {
-        let mut request = Request::new(Full::new(Bytes::from_static(body.as_bytes())));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = endpoint.url().clone();
-        let headers = request.headers_mut();
-        headers.extend(endpoint.headers().clone());
-        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-        headers
-            .insert(header::ACCEPT, header::HeaderValue::from_static("application/json, text/event-stream"));
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         if method == "server/discover" {
-            headers.insert("mcp-protocol-version", header::HeaderValue::from_static("2026-07-28"));
-            headers.insert("mcp-method", header::HeaderValue::from_static("server/discover"));
+            headers.insert("mcp-protocol-version", HeaderValue::from_static("2026-07-28"));
+            headers.insert("mcp-method", HeaderValue::from_static("server/discover"));
         }
-        let response = self.client.request(request).await.map_err(|_| "no answer")?;
+        let post = Outgoing { method: Method::POST, headers, body: Bytes::from_static(body.as_bytes()) };
+        let probed = endpoint.probe(&self.connector, &post, None).await;
+        let response: Response<Body> = probed.map_err(|_| "no answer")?;
         if response.status().is_server_error() {
             return Err("status 5xx");
         }
@@ -151,6 +143,9 @@ pub(super) async fn watch(fleet: &Arc<Fleet>, mut shutdown: watch::Receiver<bool
             }
             _ = ticks.tick() => {
                 let view = fleet.view().clone();
+                for upstream in view.upstreams() {
+                    upstream.reach.pool.endpoints().iter().for_each(|endpoint| endpoint.trim());
+                }
                 let now = Instant::now();
                 next.retain(|id, _| view.upstream(id).is_some());
                 for upstream in view.upstreams().filter(|upstream| upstream.reach.pool.health().is_some()) {

@@ -16,7 +16,7 @@ use pingora_load_balancing::{Backend, Backends, Extensions, LoadBalancer};
 use super::UpstreamError;
 use super::endpoint::Endpoint;
 use super::health::Probe;
-use super::http::bridge_uri;
+use super::http::Lines;
 use crate::bridge::Bridge;
 use crate::catalog::{Health, HealthKind, Runtime, Server};
 
@@ -40,7 +40,7 @@ impl std::fmt::Debug for Pool {
 
 impl Pool {
     /// The endpoints of `server`; those that stand in `before` as well keep their state.
-    pub(super) fn new(server: &Server, before: &[Arc<Endpoint>]) -> Self {
+    pub(super) fn new(server: &Server, before: &[Arc<Endpoint>], idle_max: usize) -> Self {
         let addresses: Vec<(Uri, u16)> = match &server.runtime {
             Runtime::Local(local) => {
                 (0..local.instances.get()).map(|at| (bridge_uri(&Bridge::path(&server.id, at)), 1)).collect()
@@ -51,15 +51,13 @@ impl Pool {
             Runtime::Local(_) => (Default::default(), None),
             Runtime::Remote(remote) => (remote.headers.clone(), Some(remote.health.clone())),
         };
-        let keep = |number: usize, url: &Uri| {
-            let same = |e: &&Arc<Endpoint>| e.number() == number && e.url() == url && *e.headers() == headers;
-            before.iter().find(same).cloned()
-        };
+        let keep = |number, url: &Uri| before.iter().find(|e| e.is(number, url, &headers)).cloned();
         let mut endpoints = Vec::with_capacity(addresses.len());
         let mut backends = BTreeSet::new();
         for (number, (url, weight)) in addresses.into_iter().enumerate() {
             let kept = keep(number, &url);
-            let endpoint = kept.unwrap_or_else(|| Arc::new(Endpoint::new(number, url, headers.clone())));
+            let make = || Arc::new(Endpoint::new(number, url, &headers, Lines::new(idle_max)));
+            let endpoint = kept.unwrap_or_else(make);
             backends.insert(backend(&endpoint, weight));
             endpoints.push(endpoint);
         }
@@ -113,6 +111,12 @@ impl Pool {
         // Endpoints that refused a moment ago are better than none.
         Ok(chosen.or_else(|| self.endpoints.iter().find(fresh)))
     }
+}
+
+/// The address of a child behind the bridge; its host is a name for logs and is never resolved.
+fn bridge_uri(path: &str) -> Uri {
+    let uri = Uri::builder().scheme("http").authority("bridge.invalid").path_and_query(path).build();
+    uri.unwrap_or_default()
 }
 
 /// Pingora knows a backend by an address. Ours are URLs, which it need not resolve: the number is the address, and
