@@ -18,19 +18,23 @@ fn catalog(servers: &[Value]) -> String {
     json!({ "servers": servers }).to_string()
 }
 
-/// Settings with two callers: one for every server, one for none of ours.
+/// Two keys that seal sessions.
+const ONE_KEY: &str = "5f1e828adbc74f8997aa9a0b05b022b7da215b39153975113ed7fe6b016dd7cb";
+const OTHER_KEY: &str = "e79d24210209ae93f4a8ace7365704ba78f92b7756bd3dc616158a81fc2f802b";
+
+/// Settings with three callers: two for every server, one for none of ours.
 const KEYS: &str = r#"
 drain: 5s
 auth:
   keys:
     - name: alice
-      key: alice-alice-alice-alice
+      key: alice-5f0c1e9b7a2d4836
       servers: ["*"]
     - name: bob
-      key: bobby-bobby-bobby-bobby
+      key: bob-91d7c35ea8f04b62
       servers: ["*"]
     - name: carol
-      key: carol-carol-carol-carol
+      key: carol-3b8e60fd2c7a9154
       servers: ["other"]
 "#;
 
@@ -73,13 +77,13 @@ async fn bodies_over_64_kib_pass_both_ways_unchanged() {
 #[tokio::test]
 async fn a_callers_credentials_stay_and_the_catalogs_headers_go() {
     let fake = Fake::start(fake::legacy);
-    fake.forbid("alice-alice");
+    fake.forbid("alice-5f0c");
     let mut server = remote(&fake);
     server["runtime"]["headers"] = json!({"Authorization": "Bearer upstream-secret"});
     let gateway = Gateway::with(&catalog(&[server])).conf(KEYS).start();
     let caller = Caller::new(&gateway.url("it"))
-        .with("authorization", "Bearer alice-alice-alice-alice")
-        .with("cookie", "a=alice-alice");
+        .with("authorization", "Bearer alice-5f0c1e9b7a2d4836")
+        .with("cookie", "a=alice-5f0c");
     let (session, _) = caller.initialize().await;
     session.post(&request(1, "tools/list", json!({}))).await.result();
     for seen in fake.seen() {
@@ -87,7 +91,7 @@ async fn a_callers_credentials_stay_and_the_catalogs_headers_go() {
         assert_eq!(format!("http://{}/mcp", seen.headers["host"]), fake.url());
     }
     assert!(
-        !gateway.log().contains("upstream-secret") && !gateway.log().contains("alice-alice"),
+        !gateway.log().contains("upstream-secret") && !gateway.log().contains("alice-5f0c"),
         "a secret is in the log"
     );
 }
@@ -102,8 +106,7 @@ async fn only_a_known_caller_reaches_what_is_allowed() {
     let wrong =
         Caller::new(&gateway.url("it")).with("x-api-key", "wrong-wrong-wrong-wrong").post(&list).await;
     assert!([401, 403].contains(&wrong.status), "{wrong:?}");
-    let carol =
-        Caller::new(&gateway.url("it")).with("x-api-key", "carol-carol-carol-carol").post(&list).await;
+    let carol = Caller::new(&gateway.url("it")).with("x-api-key", "carol-3b8e60fd2c7a9154").post(&list).await;
     assert!([403, 404].contains(&carol.status), "{carol:?}");
     assert_eq!(fake.seen().len(), 0, "nothing may reach the upstream");
 }
@@ -114,13 +117,13 @@ async fn a_session_belongs_to_its_caller() {
     let gateway = Gateway::with(&catalog(&[remote(&fake)])).conf(KEYS).start();
     let ping = request(1, "ping", json!({}));
     let (session, _) =
-        Caller::new(&gateway.url("it")).with("x-api-key", "alice-alice-alice-alice").initialize().await;
+        Caller::new(&gateway.url("it")).with("x-api-key", "alice-5f0c1e9b7a2d4836").initialize().await;
     assert_eq!(session.post(&ping).await.result(), json!({}));
     assert!(
         session.session().is_some_and(|id| !id.contains("fake-")),
         "the upstream's own id must stay inside"
     );
-    let stolen = session.clone().with("x-api-key", "bobby-bobby-bobby-bobby").post(&ping).await;
+    let stolen = session.clone().with("x-api-key", "bob-91d7c35ea8f04b62").post(&ping).await;
     assert_eq!(stolen.status, 404, "{stolen:?}");
     let mut forged = session.session().unwrap();
     forged.replace_range(10..11, if &forged[10..11] == "A" { "B" } else { "A" });
@@ -152,8 +155,8 @@ async fn a_session_survives_a_restart() {
 async fn replicas_with_the_same_key_accept_each_others_sessions() {
     let fake = Fake::start(fake::legacy);
     let catalog = catalog(&[remote(&fake)]);
-    let replica = |key: &str| Gateway::with(&catalog).env("TOLLGATE_SESSION_KEY", &key.repeat(32)).start();
-    let (one, two, stranger) = (replica("a1"), replica("a1"), replica("b2"));
+    let replica = |key: &str| Gateway::with(&catalog).env("TOLLGATE_SESSION_KEY", key).start();
+    let (one, two, stranger) = (replica(ONE_KEY), replica(ONE_KEY), replica(OTHER_KEY));
     let (session, _) = Caller::new(&one.url("it")).initialize().await;
     let id = session.session().unwrap();
     let list = request(1, "tools/list", json!({}));

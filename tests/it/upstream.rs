@@ -158,7 +158,7 @@ async fn a_refused_connection_goes_to_the_next_endpoint() {
     let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let there = Fake::start(fake::modern);
     let endpoints = json!([{"url": format!("http://{away}/mcp")}, {"url": there.url()}]);
-    let catalog = json!({"servers": [{"id": "it", "runtime": {"type": "remote-http", "endpoints": endpoints, "health": {"type": "off"}}}]});
+    let catalog = json!({"servers": [{"id": "it", "runtime": {"type": "remote-http", "endpoints": endpoints}, "health": {"type": "off"}}]});
     let gateway = Gateway::start(&catalog.to_string());
     for id in 0..10 {
         let answer = Caller::new(&gateway.url("it"))
