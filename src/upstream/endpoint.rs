@@ -74,10 +74,6 @@ impl Endpoint {
         self.number
     }
 
-    pub(super) fn url(&self) -> &Uri {
-        &self.url
-    }
-
     /// Whether a server that lists `url` and `headers` at this number means this endpoint.
     pub(super) fn is(&self, number: usize, url: &Uri, headers: &HeaderMap) -> bool {
         let same = |(name, value)| name == header::HOST || headers.get(name) == Some(value);
