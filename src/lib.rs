@@ -1,5 +1,6 @@
 //! Tollgate.
 
+pub mod bridge;
 pub mod catalog;
 pub mod conf;
 pub mod mcp;
