@@ -1,72 +1,299 @@
-//! stub, replaced by the real room
-#![allow(missing_docs, reason = "stub")]
+//! The sidecar: children of `local-process` servers, each offered as Streamable HTTP on one private unix socket.
+//! Not here: how the gateway calls them (`upstream`), or what a catalog says (`catalog`).
+//!
+//! To the rest of the program a stdio server is an HTTP server: `POST|GET|DELETE /{server}/{instance}`. Its
+//! callers share a child, so ids and progress tokens are renumbered, and the child is told that its client has no
+//! capabilities: what it would ask could not be attributed to one of them. A child serves one era, because
+//! servers lock themselves to the era of the first message; the other era gets a child of its own when it is
+//! asked for. A server that turns out to speak the legacy era only has just the one.
+//!
+//! Session ids are 128 random bits that are not stored: any well-formed id is good, before and after a restart.
+//! The gateway seals them, and nobody else can reach the socket.
+//!
+//! Invariant: when `serve` returns, no process that a child started is left. One task owns one child from its
+//! start to the end of its process group.
+//!
+//! Not done: `PR_SET_PDEATHSIG` needs code between fork and exec, which is unsafe. A gateway that is killed
+//! leaves its children with a closed stdin, and the next start sweeps those that stay.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use crate::catalog::{ServerId, Snapshot};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use crate::catalog::{Runtime, ServerId, Snapshot};
 use crate::conf::Limits;
 
-pub struct Bridge(PathBuf);
-pub enum Started {
-    Now,
-    Already,
-}
-pub enum Stopped {
-    Now,
-    Already,
-}
+mod audience;
+mod child;
+mod desk;
+mod failure;
+mod frame;
+mod live;
+mod mailbox;
+mod opening;
+mod payload;
+mod post;
+mod quiet;
+mod serve;
+mod slot;
+mod spawn;
+mod starts;
+mod supervisor;
+mod sweep;
+
+use supervisor::{Entry, Shared};
+
+/// Calls in flight on a child that left the catalog, or that is stopped by hand, get this long to finish.
+const DRAIN: Duration = Duration::from_secs(30);
+const STOP_DRAIN: Duration = Duration::from_secs(5);
+/// A socket's path must fit into `sun_path` (unix(7): 108 bytes), and leave room.
+const SOCKET_PATH_BYTES_MAX: usize = 100;
+
+/// What went wrong in the bridge.
 #[derive(Debug, thiserror::Error)]
-#[error("stub")]
-pub struct BridgeError;
+pub enum BridgeError {
+    /// The state directory cannot be used. The operator's.
+    #[error("the state directory {} cannot be used", .0.display())]
+    State(PathBuf, #[source] io::Error),
+    /// Another gateway uses the state directory. The operator's.
+    #[error("another tollgate uses the state directory {}", .0.display())]
+    Locked(PathBuf),
+    /// No such local server. The caller's.
+    #[error("there is no local server '{0}'")]
+    Unknown(String),
+    /// The server did not start. Its own fault; safe to try again.
+    #[error("server '{server}' {what}")]
+    Start {
+        /// Which one.
+        server: ServerId,
+        /// What it did, such as `exited with code 1`.
+        what: String,
+        /// Its last lines of stderr; they may hold the server's own secrets.
+        stderr: Vec<String>,
+    },
+    /// The bridge is shutting down, or does not run.
+    #[error("the bridge does not run")]
+    Closed,
+}
+
+/// What became of a request to start a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
+    /// It runs now.
+    Now,
+    /// It ran before.
+    Already,
+}
+
+/// What became of a request to stop a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// It is stopped now.
+    Now,
+    /// It did not run.
+    Already,
+}
+
+/// Where a local server is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
+    /// It has no process; the next call starts it.
     Stopped,
+    /// A child was started and did not answer its first message yet.
     Starting,
+    /// At least one child is ready.
     Running,
+    /// Its processes are ending.
     Stopping,
+    /// It died too often and is not started for a while.
     Failed,
 }
+
+/// What a local server looks like at one moment.
 #[derive(Debug, Clone)]
 pub struct Status {
+    /// Where it is in its life.
     pub state: State,
+    /// Process ids of its children.
     pub pids: Vec<u32>,
+    /// When the oldest child was started.
     pub started_at: Option<SystemTime>,
+    /// When it was last called.
     pub last_activity: Option<SystemTime>,
+    /// Starts after an end that was not meant.
     pub restarts: u64,
+    /// Calls in flight.
     pub in_flight: usize,
+    /// How a child last ended without being told to.
     pub last_error: Option<String>,
+    /// The last lines of stderr; they may hold the server's own secrets.
     pub stderr_tail: Vec<String>,
 }
+
+/// Who counts what happens to children. The calls come from the children's tasks and must not block.
 pub trait Observer: Send + Sync {
+    /// A child was started.
     fn started(&self, server: &ServerId);
+    /// A child ended, and no process of it is left; `clean` if it was told to.
     fn exited(&self, server: &ServerId, clean: bool);
+    /// A child is started again after an end that was not meant.
     fn restarted(&self, server: &ServerId);
+    /// A line of a child was dropped: too long, or no JSON-RPC message.
     fn rubbish(&self, server: &ServerId);
 }
+
+/// An observer that counts nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    fn started(&self, _: &ServerId) {}
+    fn exited(&self, _: &ServerId, _: bool) {}
+    fn restarted(&self, _: &ServerId) {}
+    fn rubbish(&self, _: &ServerId) {}
+}
+
+/// All local servers of the catalog, and the socket on which they are offered.
+#[derive(Debug)]
+pub struct Bridge {
+    shared: Arc<Shared>,
+    entries: RwLock<HashMap<ServerId, Arc<Entry>>>,
+    /// Servers that left the catalog while they had processes.
+    leaving: Mutex<Vec<Arc<Entry>>>,
+    socket: PathBuf,
+}
+
 impl Bridge {
-    pub fn new(state_dir: &Path, _: Limits, _: Arc<dyn Observer>) -> Result<Arc<Bridge>, BridgeError> {
-        Ok(Arc::new(Self(state_dir.join("bridge.sock"))))
+    /// Locks the state directory and prepares a private directory for the socket; binds nothing yet.
+    pub fn new(
+        state_dir: &Path,
+        limits: Limits,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Arc<Self>, BridgeError> {
+        let wrong = |e| BridgeError::State(state_dir.to_owned(), e);
+        DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(wrong)?;
+        let state_dir = state_dir.canonicalize().map_err(wrong)?;
+        let table = sweep::Table::open(&state_dir)?;
+        let socket = private_dir(&state_dir).map_err(wrong)?.join("bridge");
+        let shared = Shared::new(limits, observer, table);
+        Ok(Arc::new(Self { shared, entries: RwLock::default(), leaving: Mutex::default(), socket }))
     }
+
+    /// Path of the unix socket, shorter than 100 bytes.
     pub fn socket(&self) -> &Path {
-        &self.0
+        &self.socket
     }
+
+    /// The HTTP path of one instance.
     pub fn path(id: &ServerId, instance: u16) -> String {
         format!("/{id}/{instance}")
     }
-    pub fn reconcile(&self, _: &Snapshot) {}
-    pub async fn serve(self: &Arc<Self>, mut shutdown: tokio::sync::watch::Receiver<bool>) {
-        let _ = std::fs::remove_file(&self.0);
-        let _listener = tokio::net::UnixListener::bind(&self.0);
-        let _ = shutdown.changed().await;
+
+    /// Takes over a catalog. Servers that are equal in what matters to a child keep their children; changed and
+    /// removed ones finish their calls in flight and stop; new ones are known at once and start when called.
+    pub fn reconcile(&self, snapshot: &Snapshot) {
+        let mut entries = self.entries.write();
+        let mut before = std::mem::take(&mut *entries);
+        for server in snapshot.servers.iter().filter(|server| server.enabled) {
+            let Runtime::Local(local) = &server.runtime else { continue };
+            let entry = match before.remove(&server.id) {
+                Some(entry) if entry.fits(local) => {
+                    entry.server.store(Arc::clone(server));
+                    entry
+                }
+                other => {
+                    // It is put back, to be drained with the others.
+                    before.extend(other.map(|entry| (server.id.clone(), entry)));
+                    Entry::new(&self.shared, server, local)
+                }
+            };
+            entries.insert(server.id.clone(), entry);
+        }
+        drop(entries);
+        let mut leaving = self.leaving.lock();
+        leaving.retain(|entry| entry.has_processes());
+        leaving.extend(before.into_values().filter(|entry| entry.retire(DRAIN)));
     }
-    pub async fn start(&self, _: &str) -> Result<Started, BridgeError> {
-        Err(BridgeError)
+
+    /// Sweeps what a killed predecessor left, then serves until `shutdown` turns true, and returns when every
+    /// process of every child is gone.
+    pub async fn serve(self: &Arc<Self>, shutdown: watch::Receiver<bool>) {
+        self.shared.settle();
+        let swept = self.shared.table.sweep().await;
+        if swept > 0 {
+            tracing::warn!(swept, "killed processes that an earlier gateway had left");
+        }
+        if let Err(error) = serve::serve(self, shutdown.clone()).await {
+            tracing::error!(%error, socket = %self.socket.display(), "the bridge cannot serve its socket");
+            let mut shutdown = shutdown;
+            // Children could still be started by hand, so that the end is the same.
+            drop(shutdown.wait_for(|down| *down).await);
+        }
+        self.stop_all().await;
     }
-    pub async fn stop(&self, _: &str) -> Result<Stopped, BridgeError> {
-        Err(BridgeError)
+
+    /// Starts a server and waits until every instance is ready.
+    pub async fn start(&self, id: &str) -> Result<Started, BridgeError> {
+        self.entry(id)?.start().await
     }
-    pub fn status(&self, _: &str) -> Option<Status> {
-        None
+
+    /// Stops a server and waits until no process of it is left. The next call starts it again.
+    pub async fn stop(&self, id: &str) -> Result<Stopped, BridgeError> {
+        Ok(self.entry(id)?.stop(STOP_DRAIN, false).await)
+    }
+
+    /// What a local server looks like; `None` if there is none of that id.
+    pub fn status(&self, id: &str) -> Option<Status> {
+        let entry = self.entries.read().get(id).cloned();
+        entry.map(|entry| entry.status())
+    }
+
+    fn entry(&self, id: &str) -> Result<Arc<Entry>, BridgeError> {
+        self.entries.read().get(id).cloned().ok_or_else(|| BridgeError::Unknown(id.to_owned()))
+    }
+
+    async fn stop_all(&self) {
+        self.shared.close();
+        let mut all: Vec<Arc<Entry>> = self.entries.read().values().cloned().collect();
+        all.append(&mut self.leaving.lock());
+        // First every order, then every wait: they end side by side.
+        for entry in &all {
+            entry.retire(Duration::ZERO);
+        }
+        for entry in all {
+            entry.stop(Duration::ZERO, true).await;
+        }
     }
 }
+
+/// A directory for the socket that only we can enter: in the state directory, or where a long path forbids it,
+/// in the system's directory for temporary files.
+fn private_dir(state_dir: &Path) -> io::Result<PathBuf> {
+    let near = state_dir.join("run-bridge");
+    let fits = near.as_os_str().as_bytes().len() + "/bridge".len() < SOCKET_PATH_BYTES_MAX;
+    let dir = if fits { near } else { Path::new("/tmp").join(format!("tollgate-{}", random_hex::<8>()?)) };
+    if fits && dir.exists() {
+        // What an earlier gateway left; the lock says that it is gone.
+        fs::remove_dir_all(&dir)?;
+    }
+    DirBuilder::new().mode(0o700).create(&dir)?;
+    Ok(dir)
+}
+
+/// `N` random bytes in hexadecimal.
+fn random_hex<const N: usize>() -> io::Result<String> {
+    let mut bytes = [0u8; N];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests;

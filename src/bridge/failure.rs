@@ -1,0 +1,157 @@
+//! Why a call got no answer from its child, and what the caller is told about it.
+//! Not here: how a child's end is noticed (`child`) or counted (`starts`).
+//!
+//! A child's death and a timeout are told with status 200: it is the only status whose JSON-RPC error every SDK
+//! shows to its caller as code and message. The gateway learns of them by [`OUTCOME`]. What may be tried again
+//! later is 503 with `Retry-After`.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::json;
+
+use crate::catalog::ServerId;
+use crate::mcp::{Code, Id, RpcError};
+
+/// The header that tells the gateway how an exchange ended; it never reaches a client.
+pub(super) const OUTCOME: &str = "x-tollgate-outcome";
+
+/// Why a call got no answer.
+#[derive(Debug, Clone)]
+pub(super) enum Failure {
+    /// The child ended before it answered.
+    Died(Arc<Death>),
+    /// The child ended before the call was handed to it: it is safe to try again.
+    Unsent,
+    /// The call's deadline passed.
+    TimedOut(Duration),
+    /// The client cancelled the call, and the child did not answer it any more.
+    Cancelled,
+    /// As many calls as a child may have are in flight.
+    Busy,
+    /// The server died too often and is not started for a while.
+    Refused(Arc<Death>, Duration),
+    /// The bridge is shutting down.
+    Closed,
+    /// A modern request for a server that speaks the legacy era only.
+    LegacyOnly,
+}
+
+/// How a child ended.
+#[derive(Debug, Clone)]
+pub(super) struct Death {
+    /// A word for programs.
+    pub(super) reason: &'static str,
+    /// A sentence without the server's name, such as `exited with code 1`.
+    pub(super) what: String,
+    /// Its last lines of stderr.
+    pub(super) stderr: Vec<String>,
+    /// Whether it was meant: by an order or after a time without calls.
+    pub(super) meant: bool,
+    /// Whether somebody killed it with SIGKILL.
+    pub(super) killed: bool,
+}
+
+impl Death {
+    /// An end of that reason that was not meant.
+    pub(super) fn new(reason: &'static str, what: impl Into<String>) -> Self {
+        Self { reason, what: what.into(), stderr: Vec::new(), meant: false, killed: false }
+    }
+
+    /// An end by order.
+    pub(super) fn meant(what: impl Into<String>) -> Self {
+        Self { meant: true, ..Self::new("child_stopped", what) }
+    }
+
+    /// What an exit status says.
+    pub(super) fn of_status(status: ExitStatus) -> Self {
+        let what = match (status.code(), status.signal()) {
+            (Some(code), _) => format!("exited with code {code}"),
+            (None, Some(signal)) => format!("was killed by signal {signal}"),
+            (None, None) => "ended".to_owned(),
+        };
+        Self { killed: status.signal() == Some(9), ..Self::new("child_exited", what) }
+    }
+}
+
+/// What the caller is told.
+pub(super) struct Told {
+    pub(super) status: StatusCode,
+    /// Value of [`OUTCOME`].
+    pub(super) outcome: &'static str,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) body: Bytes,
+}
+
+impl Failure {
+    /// What the caller of `server` is told, in answer to its request `id`.
+    pub(super) fn tell(&self, server: &ServerId, id: Option<&Id>) -> Told {
+        let mut told = Told {
+            status: StatusCode::OK,
+            outcome: "transport_error",
+            retry_after: None,
+            body: Bytes::new(),
+        };
+        let data = match self {
+            Self::Died(death) | Self::Refused(death, _) => {
+                json!({"reason": self.reason(), "server": server.as_str(), "stderr": death.stderr})
+            }
+            _ => json!({"reason": self.reason(), "server": server.as_str()}),
+        };
+        let (code, message) = match self {
+            Self::Died(death) => (Code::BAD_UPSTREAM, format!("server '{server}' {}", death.what)),
+            Self::Refused(death, after) => {
+                told.status = StatusCode::SERVICE_UNAVAILABLE;
+                told.retry_after = Some(*after);
+                let message = format!(
+                    "server '{server}' failed to start too often and is not started again for {} s; the last time it {}",
+                    after.as_secs().max(1),
+                    death.what
+                );
+                (Code::UNAVAILABLE, message)
+            }
+            Self::TimedOut(total) => {
+                told.outcome = "timeout";
+                (Code::TIMEOUT, format!("server '{server}' did not answer within {total:?}"))
+            }
+            Self::Cancelled => {
+                told.outcome = "rpc_error";
+                (Code::TIMEOUT, "the request was cancelled by the client".to_owned())
+            }
+            Self::Busy => {
+                told.status = StatusCode::SERVICE_UNAVAILABLE;
+                told.retry_after = Some(Duration::from_secs(1));
+                (Code::UNAVAILABLE, format!("server '{server}' has too many calls in flight"))
+            }
+            Self::Unsent | Self::Closed => {
+                told.status = StatusCode::SERVICE_UNAVAILABLE;
+                told.retry_after = Some(Duration::from_secs(1));
+                (Code::UNAVAILABLE, format!("server '{server}' is being stopped"))
+            }
+            Self::LegacyOnly => {
+                told.status = StatusCode::NOT_FOUND;
+                told.outcome = "rpc_error";
+                let message = format!("server '{server}' does not speak 2026-07-28: use `initialize`");
+                (Code::METHOD_NOT_FOUND, message)
+            }
+        };
+        told.body = RpcError { code, message, data: Some(data) }.to_message(id);
+        told
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Died(death) => death.reason,
+            Self::Unsent | Self::Closed => "child_stopped",
+            Self::TimedOut(_) => "timeout",
+            Self::Cancelled => "cancelled",
+            Self::Busy => "too_many_calls",
+            Self::Refused(..) => "start_limit",
+            Self::LegacyOnly => "legacy_server",
+        }
+    }
+}

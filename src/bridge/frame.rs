@@ -1,0 +1,232 @@
+//! Lines: what a child writes, cut at line ends under a cap; what it reads, one message on one line.
+//! Not here: what the lines say (`desk`).
+
+use std::collections::VecDeque;
+
+use bytes::{Buf as _, BytesMut};
+use serde_json::value::RawValue;
+
+/// Cuts a stream into lines. A line over the cap is thrown away up to its end and reported once.
+#[derive(Debug)]
+pub(super) struct Lines {
+    buffer: BytesMut,
+    scanned: usize,
+    discarding: bool,
+    line_bytes_max: usize,
+}
+
+/// One step of [`Lines`].
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// A line, without its end.
+    Line(BytesMut),
+    /// A line grew over the cap; the rest of it will not be told.
+    TooLong,
+}
+
+/// How much is read at once.
+const READ_BYTES: usize = 16 * 1024;
+
+impl Lines {
+    /// Lines of at most `line_bytes_max` bytes.
+    pub(super) fn new(line_bytes_max: usize) -> Self {
+        Self { buffer: BytesMut::new(), scanned: 0, discarding: false, line_bytes_max }
+    }
+
+    /// Where the next bytes are to be read to; there is always room.
+    pub(super) fn buffer(&mut self) -> &mut BytesMut {
+        self.buffer.reserve(READ_BYTES);
+        &mut self.buffer
+    }
+
+    /// The next whole line in the buffer.
+    pub(super) fn cut(&mut self) -> Option<Cut> {
+        loop {
+            let fresh = self.buffer.get(self.scanned..).unwrap_or_default();
+            let Some(at) = memchr::memchr(b'\n', fresh) else {
+                self.scanned = self.buffer.len();
+                if self.discarding {
+                    self.buffer.clear();
+                    self.scanned = 0;
+                } else if self.buffer.len() > self.line_bytes_max {
+                    self.discarding = true;
+                    self.scanned = 0;
+                    // A new buffer, so that the memory of the long line is given back.
+                    self.buffer = BytesMut::new();
+                    return Some(Cut::TooLong);
+                }
+                return None;
+            };
+            let end = self.scanned + at;
+            self.scanned = 0;
+            let mut line = self.buffer.split_to(end);
+            self.buffer.advance(1);
+            if std::mem::take(&mut self.discarding) {
+                continue;
+            }
+            if line.len() > self.line_bytes_max {
+                return Some(Cut::TooLong);
+            }
+            if line.last() == Some(&b'\r') {
+                line.truncate(line.len() - 1);
+            }
+            if !line.is_empty() {
+                return Some(Cut::Line(line));
+            }
+        }
+    }
+
+    /// What stands in the buffer after the last line end, when nothing more will come.
+    pub(super) fn rest(&mut self) -> Option<BytesMut> {
+        let rest = std::mem::take(&mut self.buffer);
+        (!rest.is_empty() && !self.discarding).then_some(rest)
+    }
+}
+
+/// The last lines of a stream, within a number of bytes.
+#[derive(Debug)]
+pub(super) struct Tail {
+    lines: VecDeque<String>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+/// A line of stderr is cut to this many bytes: enough for a stack frame, not for a dump.
+pub(super) const STDERR_LINE_BYTES_MAX: usize = 8 * 1024;
+/// An error tells at most this many lines and bytes of stderr: enough for a traceback's end.
+const TOLD_LINES_MAX: usize = 20;
+const TOLD_BYTES_MAX: usize = 4 * 1024;
+
+impl Tail {
+    /// Keeps at most `bytes_max` bytes.
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self { lines: VecDeque::new(), bytes: 0, bytes_max }
+    }
+
+    /// Adds a line; the oldest ones leave.
+    pub(super) fn push(&mut self, line: String) {
+        self.bytes += line.len();
+        self.lines.push_back(line);
+        while self.bytes > self.bytes_max || self.lines.len() > self.bytes_max / 16 {
+            let Some(oldest) = self.lines.pop_front() else { break };
+            self.bytes -= oldest.len();
+        }
+    }
+
+    /// The last lines, few enough for an error message.
+    pub(super) fn told(&self) -> Vec<String> {
+        let mut bytes = 0;
+        let mut lines: Vec<String> = self
+            .lines
+            .iter()
+            .rev()
+            .take(TOLD_LINES_MAX)
+            .take_while(|line| {
+                bytes += line.len().min(TOLD_BYTES_MAX);
+                bytes <= TOLD_BYTES_MAX
+            })
+            .map(|line| line.chars().take(TOLD_BYTES_MAX / 4).collect())
+            .collect();
+        lines.reverse();
+        lines
+    }
+
+    /// All lines that are kept.
+    pub(super) fn all(&self) -> Vec<String> {
+        self.lines.iter().cloned().collect()
+    }
+}
+
+/// `body` with some of the values that were borrowed from it replaced.
+pub(super) fn rewrite(body: &[u8], changes: &[(Option<&RawValue>, &str)]) -> Vec<u8> {
+    let mut spans: Vec<(usize, usize, &str)> = changes
+        .iter()
+        .filter_map(|(value, new)| {
+            let text = value.as_ref()?.get();
+            let start = (text.as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
+            (start + text.len() <= body.len()).then_some((start, start + text.len(), *new))
+        })
+        .collect();
+    spans.sort_unstable_by_key(|(start, ..)| *start);
+    let mut out = Vec::with_capacity(body.len() + 32);
+    let mut from = 0;
+    for (start, end, new) in spans {
+        out.extend_from_slice(body.get(from..start).unwrap_or_default());
+        out.extend_from_slice(new.as_bytes());
+        from = end;
+    }
+    out.extend_from_slice(body.get(from..).unwrap_or_default());
+    out
+}
+
+/// [`rewrite`], and all of it on one line, its end included. A line break in JSON can only be white space
+/// between values, so it becomes a space.
+pub(super) fn one_line(body: &[u8], changes: &[(Option<&RawValue>, &str)]) -> Vec<u8> {
+    let mut line = rewrite(body, changes);
+    if memchr::memchr2(b'\n', b'\r', &line).is_some() {
+        for byte in &mut line {
+            if matches!(byte, b'\n' | b'\r') {
+                *byte = b' ';
+            }
+        }
+    }
+    line.push(b'\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feed(lines: &mut Lines, piece: &[u8]) -> Vec<Cut> {
+        lines.buffer().extend_from_slice(piece);
+        std::iter::from_fn(|| lines.cut()).collect()
+    }
+
+    fn line(text: &str) -> Cut {
+        Cut::Line(BytesMut::from(text))
+    }
+
+    #[test]
+    fn cuts_lines_whatever_the_pieces() {
+        let mut lines = Lines::new(100);
+        assert_eq!(feed(&mut lines, b"a\r\n\nb"), [line("a")]);
+        assert_eq!(feed(&mut lines, b"c\nd\n"), [line("bc"), line("d")]);
+        assert_eq!(lines.rest(), None);
+    }
+
+    #[test]
+    fn a_long_line_is_told_once_and_costs_no_memory() {
+        let mut lines = Lines::new(1000);
+        let mut told = Vec::new();
+        for _ in 0..1000 {
+            told.extend(feed(&mut lines, &[b'x'; 1000]));
+            assert!(lines.buffer.len() <= 2000);
+        }
+        told.extend(feed(&mut lines, b"end of it\nnext\n"));
+        assert_eq!(told, [Cut::TooLong, line("next")]);
+    }
+
+    #[test]
+    fn the_tail_keeps_the_last_lines_within_its_bytes() {
+        let mut tail = Tail::new(1000);
+        for n in 0..10_000 {
+            tail.push(format!("line {n}"));
+        }
+        assert!(tail.all().iter().map(String::len).sum::<usize>() <= 1000);
+        let told = tail.told();
+        assert_eq!(told.len(), 20);
+        assert_eq!(told.last().map(String::as_str), Some("line 9999"));
+    }
+
+    #[test]
+    fn a_message_becomes_one_line_with_its_values_replaced() {
+        let body = b"{\n \"id\": \"a\\nb\",\r\n \"params\":{\"t\":7}}";
+        let id_end = 9 + 6;
+        let text = std::str::from_utf8(body).unwrap();
+        let map: std::collections::BTreeMap<&str, &RawValue> = serde_json::from_str(text).unwrap();
+        assert_eq!(map["id"].get().len(), id_end - 9);
+        let line = one_line(body, &[(Some(map["params"]), "{}"), (Some(map["id"]), "17"), (None, "x")]);
+        assert_eq!(String::from_utf8(line).unwrap(), "{  \"id\": 17,   \"params\":{}}\n");
+    }
+}

@@ -1,0 +1,163 @@
+//! Where one reader waits for what a child says to it: some notifications, then the last word.
+//! Not here: who writes into it (`desk`, `audience`) or how it becomes HTTP (`payload`).
+//!
+//! The writer is the child's own task and must never wait for a reader. A slow reader therefore loses
+//! notifications once its queue is full, and never the answer, which has a place of its own.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::failure::Failure;
+use super::live::Live;
+
+/// What a reader gets.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// A notification; more follows.
+    Note(Bytes),
+    /// The last word.
+    Last(Last),
+}
+
+/// The last word of a mailbox.
+#[derive(Debug)]
+pub(super) enum Last {
+    /// The whole JSON-RPC response, with the caller's own id.
+    Answer(Bytes),
+    /// There will be no response.
+    Failed(Failure),
+    /// The stream ends; only for streams that are no call.
+    Closed,
+}
+
+/// The writer's side.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    inner: Mutex<Inner>,
+    queue_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    notes: VecDeque<Bytes>,
+    last: Option<Last>,
+    waker: Option<Waker>,
+    gone: bool,
+    lost: u64,
+}
+
+impl Mailbox {
+    /// A mailbox for at most `queue_max` notifications that were not read yet.
+    pub(super) fn new(queue_max: usize) -> Arc<Self> {
+        Arc::new(Self { inner: Mutex::default(), queue_max })
+    }
+
+    /// Adds a notification, or drops it when the reader is behind or gone. Tells whether it was kept.
+    pub(super) fn note(&self, message: Bytes) -> bool {
+        let waker = {
+            let mut inner = self.inner.lock();
+            if inner.gone || inner.last.is_some() {
+                return false;
+            }
+            if inner.notes.len() >= self.queue_max {
+                inner.lost += 1;
+                return false;
+            }
+            inner.notes.push_back(message);
+            inner.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    /// Says the last word; only the first one counts.
+    pub(super) fn finish(&self, last: Last) {
+        let waker = {
+            let mut inner = self.inner.lock();
+            if inner.gone || inner.last.is_some() {
+                return;
+            }
+            inner.last = Some(last);
+            inner.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Whether nobody will read it any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.inner.lock().gone
+    }
+
+    /// Notifications that were dropped because the reader was behind.
+    pub(super) fn lost(&self) -> u64 {
+        self.inner.lock().lost
+    }
+}
+
+/// The reader's side. Dropping it before the last word tells the child's task that the caller is gone.
+#[derive(Debug)]
+pub(super) struct Reader {
+    mailbox: Arc<Mailbox>,
+    call: Option<(Arc<Live>, u64)>,
+    finished: bool,
+}
+
+impl Reader {
+    /// Reads a call's mailbox.
+    pub(super) fn of_call(mailbox: Arc<Mailbox>, live: Arc<Live>, ticket: u64) -> Self {
+        Self { mailbox, call: Some((live, ticket)), finished: false }
+    }
+
+    /// Reads a stream that belongs to no call.
+    pub(super) fn of_stream(mailbox: Arc<Mailbox>) -> Self {
+        Self { mailbox, call: None, finished: false }
+    }
+
+    /// The next item; `None` after the last word.
+    pub(super) fn poll_next(&mut self, task: &mut Context<'_>) -> Poll<Option<Item>> {
+        if self.finished {
+            return Poll::Ready(None);
+        }
+        let mut inner = self.mailbox.inner.lock();
+        if let Some(note) = inner.notes.pop_front() {
+            return Poll::Ready(Some(Item::Note(note)));
+        }
+        if let Some(last) = inner.last.take() {
+            drop(inner);
+            self.finished = true;
+            return Poll::Ready(Some(Item::Last(last)));
+        }
+        if !inner.waker.as_ref().is_some_and(|waker| waker.will_wake(task.waker())) {
+            inner.waker = Some(task.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Waits for the next item; `None` after the last word.
+    pub(super) async fn next(&mut self) -> Option<Item> {
+        poll_fn(|task| self.poll_next(task)).await
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        {
+            let mut inner = self.mailbox.inner.lock();
+            inner.gone = true;
+            inner.notes.clear();
+            inner.waker = None;
+        }
+        if let Some((live, ticket)) = self.call.take().filter(|_| !self.finished) {
+            live.caller_gone(ticket);
+        }
+    }
+}
