@@ -1,0 +1,2 @@
+//! Tests of the sample servers.
+//! Not here: anything else.
