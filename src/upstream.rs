@@ -145,6 +145,11 @@ impl Upstream {
         self.reach.pool.endpoints().iter().any(|endpoint| endpoint.is_up())
     }
 
+    /// Whether the server is forwarded unread, and so has no MCP door.
+    pub fn is_raw(&self) -> bool {
+        matches!(&self.server.runtime, Runtime::Remote(Remote { kind: RemoteKind::Raw, .. }))
+    }
+
     /// Where a raw upstream is; `None` if the server speaks MCP. Names are resolved here, without blocking.
     pub async fn raw_target(&self) -> Result<Option<RawTarget>, UpstreamError> {
         let Runtime::Remote(Remote { kind: RemoteKind::Raw, .. }) = &self.server.runtime else {

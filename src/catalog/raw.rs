@@ -60,9 +60,9 @@ pub(super) struct RawServer {
 #[schemars(extend("required" = ["type"]))]
 pub(super) struct RawRuntime {
     /// `local-process` runs a command that speaks MCP on stdio; `remote-http` is Streamable HTTP; `remote-sse` is
-    /// JSON-RPC over HTTP POST, or the older HTTP+SSE transport.
+    /// JSON-RPC over HTTP POST; `raw-http` is an HTTP upstream that is forwarded unread under `/servers/{id}/raw/`.
     #[serde(rename = "type")]
-    #[schemars(extend("enum" = ["local-process", "remote-http", "remote-sse"]))]
+    #[schemars(extend("enum" = ["local-process", "remote-http", "remote-sse", "raw-http"]))]
     pub(super) kind: Option<At<String>>,
     /// The command of a local process: a name to be found in `PATH`, or a path (relative to this file).
     pub(super) command: Option<At<String>>,

@@ -25,15 +25,15 @@ pub(super) async fn at_server(
     id: &str,
 ) -> Result<(), Rejection> {
     let admitted = admit(proxy, session, ctx)?;
-    let upstream = enter(ctx, view, id, None)?;
     let verb = session.req_header().method.clone();
-    let asked = match verb {
+    // The message is read before the server is looked up, so that every refusal from here on answers its id.
+    let (asked, message_id) = match verb {
         Verb::POST => message(proxy, session, ctx).await?,
-        // A body has no meaning here; reading it away keeps the connection in step.
         _ => without_message(session, ctx, verb)?,
     };
-    let waiter = Waiter { upstream, id: asked.1, style: Asking::Relay };
-    answer(proxy, session, ctx, &admitted, waiter, asked.0).await
+    let upstream = enter(ctx, view, id, message_id.clone())?;
+    let waiter = Waiter { upstream, id: message_id, style: Asking::Relay };
+    answer(proxy, session, ctx, &admitted, waiter, asked).await
 }
 
 /// `POST /mcp`: the Open MCP Gateway's envelope, which names the server in the body.
@@ -122,6 +122,9 @@ fn admit(proxy: &Proxy, session: &Session, ctx: &mut Ctx) -> Result<Admitted, Re
 fn enter(ctx: &mut Ctx, view: &View, server: &str, id: Option<Id>) -> Result<Arc<Upstream>, Rejection> {
     let unknown = || Rejection::UnknownServer { server: server.chars().take(64).collect(), id };
     let upstream = view.upstream(server).ok_or_else(unknown)?;
+    if upstream.is_raw() {
+        return Err(Rejection::OnlyRaw);
+    }
     upstream.activity.asked();
     ctx.record.upstream = Some(Arc::clone(upstream));
     Ok(Arc::clone(upstream))

@@ -42,6 +42,7 @@ pub(super) enum Rejection {
     UnknownServer { server: String, id: Option<Id> },
     Hub { error: HubError, server: String, id: Option<Id> },
     NotRaw,
+    OnlyRaw,
     ForwardFailed,
 }
 
@@ -144,6 +145,7 @@ impl Rejection {
             },
             Self::Hub { error, server, .. } => hub_row(error, server),
             Self::NotRaw => bad(S::NOT_FOUND, "not_raw", "this server is no raw upstream"),
+            Self::OnlyRaw => bad(S::NOT_FOUND, "only_raw", "this server is raw: it is at /servers/{id}/raw/"),
             Self::ForwardFailed => row(
                 S::BAD_GATEWAY,
                 Code::BAD_UPSTREAM,

@@ -10,12 +10,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use nix::unistd::{AccessFlags, access};
 
 use super::{Checker, Form};
-use crate::catalog::model::{Endpoint, Local, Remote, RemoteKind, Runtime, ServerId};
+use crate::catalog::model::{Endpoint, HealthKind, Local, Remote, RemoteKind, Runtime, ServerId};
 use crate::catalog::raw::{RawEndpoint, RawRuntime, RawServer};
 use crate::document::{At, Code, Entries, Span, nearest};
 
 /// The runtimes, as the file names them.
-const KINDS: [&str; 3] = ["local-process", "remote-http", "remote-sse"];
+const KINDS: [&str; 4] = ["local-process", "remote-http", "remote-sse", "raw-http"];
 
 /// Headers of a request to an upstream that are the gateway's or the connection's own.
 const OWN_HEADERS: [&str; 16] = [
@@ -63,8 +63,12 @@ impl Checker<'_> {
                 self.no_effect(timeouts.connect.as_ref(), "connect", "a local process");
                 self.local(form, raw, server).map(Runtime::Local)
             }
-            "remote-http" | "remote-sse" => {
-                let kind = if kind.value == "remote-sse" { RemoteKind::Sse } else { RemoteKind::Http };
+            name @ ("remote-http" | "remote-sse" | "raw-http") => {
+                let kind = match name {
+                    "remote-sse" => RemoteKind::Sse,
+                    "raw-http" => RemoteKind::Raw,
+                    _ => RemoteKind::Http,
+                };
                 self.no_effect(timeouts.start.as_ref(), "start", "a remote server");
                 self.remote(kind, form, raw, server).map(Runtime::Remote)
             }
@@ -135,7 +139,15 @@ impl Checker<'_> {
         self.no_effect(server.idle_timeout.as_ref(), "idle_timeout", on);
         let headers = self.either(raw.headers, server.headers.take(), "headers");
         let headers = self.headers(headers.map(|headers| headers.value).unwrap_or_default());
+        let health_span = server.health.as_ref().map(|health| health.span);
         let health = self.health(server.health.take());
+        if let (RemoteKind::Raw, HealthKind::Mcp, Some(span)) = (kind, &health.kind, health_span) {
+            self.report.add(
+                span,
+                Code::Conflict,
+                "a raw-http server speaks no MCP: check it by `tcp` or `http`",
+            );
+        }
         let endpoints = match (raw.url, raw.endpoints) {
             (Some(_), Some(endpoints)) => {
                 self.report.add(endpoints.span, Code::Conflict, "`url` and `endpoints` exclude each other");
