@@ -4,3 +4,4 @@ pub mod bridge;
 pub mod catalog;
 pub mod conf;
 pub mod mcp;
+pub mod sample;
