@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,10 +55,7 @@ enum Path {
 }
 
 /// Serves a listener until `shutdown` turns true.
-///
-/// # Errors
-/// When the listener breaks.
-pub async fn serve_http(listener: TcpListener, shutdown: watch::Receiver<bool>) -> io::Result<()> {
+pub async fn serve_http(listener: TcpListener, shutdown: watch::Receiver<bool>) {
     let sample = Arc::new(Sample { sessions: Mutex::default(), shutdown: shutdown.clone() });
     let mut connections = JoinSet::new();
     let mut down = shutdown.clone();
@@ -76,7 +72,6 @@ pub async fn serve_http(listener: TcpListener, shutdown: watch::Receiver<bool>) 
     }
     drop(listener);
     drop(timeout(FAREWELL, async { while connections.join_next().await.is_some() {} }).await);
-    Ok(())
 }
 
 async fn turned(down: &mut watch::Receiver<bool>) {

@@ -19,11 +19,13 @@ const SLOW_MAX: usize = 1024;
 /// Answers are collected while more input is at hand, up to this many bytes.
 const OUT_BYTES_MAX: usize = 64 * 1024;
 
-/// Serves standard input until it ends.
-///
-/// # Errors
-/// When standard input or output break.
-pub async fn stdio() -> io::Result<()> {
+/// Serves standard input until it, or standard output, ends.
+pub async fn stdio() {
+    // A parent that is gone is the end, in whatever way it shows.
+    drop(serve().await);
+}
+
+async fn serve() -> io::Result<()> {
     let mut input = BufReader::with_capacity(64 * 1024, input()?);
     let mut output = output()?;
     let mut slow: Vec<Slow> = Vec::new();

@@ -29,7 +29,7 @@ impl Said {
 struct Rig {
     address: std::net::SocketAddr,
     down: watch::Sender<bool>,
-    serving: tokio::task::JoinHandle<std::io::Result<()>>,
+    serving: tokio::task::JoinHandle<()>,
 }
 
 impl Rig {
