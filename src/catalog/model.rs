@@ -136,6 +136,8 @@ pub enum RemoteKind {
     Http,
     /// `remote-sse`: the Open MCP Gateway's name for JSON-RPC over HTTP POST.
     Sse,
+    /// `raw-http`: an HTTP upstream that is not read, forwarded opaquely under `/servers/{id}/raw/`.
+    Raw,
 }
 
 /// One address of a remote server.

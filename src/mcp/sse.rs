@@ -16,6 +16,7 @@ pub struct Decoder {
     has_data: bool,
     overlong: bool,
     after_cr: bool,
+    saw_id: bool,
     data_bytes_max: usize,
 }
 
@@ -28,8 +29,14 @@ impl Decoder {
             has_data: false,
             overlong: false,
             after_cr: false,
+            saw_id: false,
             data_bytes_max,
         }
+    }
+
+    /// Whether an event had an id, so that a client can resume the stream after it.
+    pub fn is_resumable(&self) -> bool {
+        self.saw_id
     }
 
     /// Takes the next piece; calls `each` with the data of every event that ends in it.
@@ -87,6 +94,8 @@ impl Decoder {
                 self.data.extend_from_slice(value);
             }
             self.has_data = true;
+        } else if line.starts_with(b"id:") {
+            self.saw_id = true;
         } else if self.overlong {
             self.has_data = true;
         }

@@ -1,0 +1,71 @@
+//! What a start tells: where the gateway listens, why there, and what to do next.
+//! Not here: the log's form (`telemetry`).
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use super::demo::Demo;
+use super::listen::Bound;
+use crate::conf::Conf;
+use crate::hub::Hub;
+
+/// The words, ready to be said once the gateway accepts connections.
+pub(super) struct Announcement {
+    address: SocketAddr,
+    instead_of: Option<SocketAddr>,
+    credentials: bool,
+    servers: Vec<String>,
+    /// Shown to a person at the first try: URLs and commands to copy.
+    guide: Option<String>,
+}
+
+impl Announcement {
+    pub(super) fn new(conf: &Conf, demo: &Demo, bound: &Bound, hub: &Hub) -> Self {
+        let view = hub.fleet().view();
+        let servers: Vec<String> = view.upstreams().map(|upstream| upstream.server.id.to_string()).collect();
+        let credentials = conf.auth.is_configured();
+        let guide = (demo.is_built_in || demo.has_samples()).then(|| guide(bound.address, &servers));
+        Self { address: bound.address, instead_of: bound.instead_of, credentials, servers, guide }
+    }
+
+    /// Says it, in the log, and to people on standard error.
+    pub(super) fn make(&self) {
+        if let Some(asked) = self.instead_of {
+            tracing::warn!(
+                %asked,
+                "no credential is configured, so everybody who can connect may call: listening on loopback only. \
+                 Add `auth.keys` or `auth.jwt` to listen on {asked}"
+            );
+        } else if !self.credentials {
+            tracing::info!(
+                "no credential is configured: listening on loopback only, open to everybody on this machine"
+            );
+        }
+        tracing::info!(address = %self.address, servers = self.servers.len(), "listening");
+        if let Some(guide) = &self.guide {
+            // For people, not for the log: it is several lines long and meant to be copied.
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), guide.as_bytes());
+        }
+    }
+}
+
+fn guide(address: SocketAddr, servers: &[String]) -> String {
+    let mut text = String::from("\n  MCP servers behind this gateway:\n");
+    for server in servers {
+        let _ = writeln!(text, "    http://{address}/servers/{server}/mcp");
+    }
+    if let Some(server) = servers.first() {
+        let _ = writeln!(
+            text,
+            "\n  Add one to Claude Code:\n    claude mcp add --transport http {server} http://{address}/servers/{server}/mcp"
+        );
+        let _ = writeln!(
+            text,
+            "\n  Call a tool:\n    curl -s http://{address}/mcp -H 'Content-Type: application/json' -d \
+             '{{\"server_id\":\"{server}\",\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\
+             \"params\":{{\"name\":\"echo\",\"arguments\":{{\"text\":\"hello\"}}}}}}'"
+        );
+    }
+    let _ = writeln!(text, "\n  Status:  http://{address}/stats   Metrics:  http://{address}/metrics\n");
+    text
+}

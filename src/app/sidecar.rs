@@ -1,0 +1,122 @@
+//! What runs beside the proxy: the bridge in a service of its own, and in another the control plane, the catalog's
+//! watch, health checks and the demo's servers.
+//! Not here: any of these themselves; this file only lets them run and end.
+
+use std::fs;
+use std::future::pending;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use pingora_core::server::ShutdownWatch;
+use pingora_core::services::background::BackgroundService;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::bridge::Bridge;
+use crate::catalog::Watch;
+use crate::control::{self, Control};
+use crate::sample;
+
+/// The bridge, and word of its end.
+pub(super) struct BridgeService {
+    pub(super) bridge: Arc<Bridge>,
+    pub(super) stopping: watch::Receiver<bool>,
+    pub(super) gone: watch::Sender<bool>,
+}
+
+#[async_trait]
+impl BackgroundService for BridgeService {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        self.bridge.serve(self.stopping.clone()).await;
+        self.gone.send_replace(true);
+    }
+}
+
+/// The rest.
+pub(super) struct Sidecar {
+    pub(super) control: Arc<Control>,
+    pub(super) control_socket: PathBuf,
+    pub(super) catalog: Option<PathBuf>,
+    pub(super) samples: Mutex<Option<std::net::TcpListener>>,
+    pub(super) stopping: watch::Receiver<bool>,
+}
+
+#[async_trait]
+impl BackgroundService for Sidecar {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        let samples = self.samples.lock().take();
+        tokio::join!(
+            self.serve_control(),
+            self.watch_catalog(),
+            self.reload_on_signal(),
+            self.control.hub.fleet().watch_health(self.stopping.clone()),
+            serve_samples(samples, self.stopping.clone()),
+        );
+    }
+}
+
+impl Sidecar {
+    async fn serve_control(&self) {
+        match bind(&self.control_socket) {
+            Ok(listener) => control::serve(Arc::clone(&self.control), listener, self.stopping.clone()).await,
+            Err(error) => tracing::error!(%error, "the control plane cannot bind its socket"),
+        }
+    }
+
+    /// Loads the catalog anew whenever its content changes. What was found in it is reported where it was found.
+    async fn watch_catalog(&self) {
+        let Some(path) = &self.catalog else { return };
+        let mut watch = match Watch::start(path) {
+            Ok(watch) => watch,
+            Err(error) => return tracing::error!(%error, "the catalog is not watched"),
+        };
+        if let Some(trouble) = watch.trouble() {
+            tracing::warn!(%trouble, "the catalog's directory cannot be watched: its content is polled");
+        }
+        let mut stopping = self.stopping.clone();
+        loop {
+            tokio::select! {
+                () = watch.changed() => drop(self.control.reload.run()),
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+        }
+    }
+
+    /// `SIGHUP` loads the catalog, changed or not.
+    async fn reload_on_signal(&self) {
+        let mut hangup = signal(SignalKind::hangup()).ok();
+        let mut stopping = self.stopping.clone();
+        loop {
+            let asked = async {
+                match &mut hangup {
+                    Some(hangup) => drop(hangup.recv().await),
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = asked => drop(self.control.reload.run()),
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+        }
+    }
+}
+
+/// A private socket in place of one that an earlier run left behind.
+fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    UnixListener::bind(path)
+}
+
+async fn serve_samples(listener: Option<std::net::TcpListener>, stopping: watch::Receiver<bool>) {
+    let Some(listener) = listener else { return };
+    match TcpListener::from_std(listener) {
+        Ok(listener) => sample::serve_http(listener, stopping).await,
+        Err(error) => tracing::error!(%error, "the sample servers cannot listen"),
+    }
+}

@@ -1,0 +1,43 @@
+//! Where a request carries its credential.
+//! Not here: whether it is good (`api_key`, `jwt`).
+
+use http::{HeaderMap, HeaderName, header};
+
+use super::AuthError;
+
+/// The header of the Open MCP Gateway's contract.
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// A token longer than this is refused unread (RFC 8725 section 3 asks for bounds; ours is 8 KiB).
+const CREDENTIAL_BYTES_MAX: usize = 8 * 1024;
+
+/// A credential as it came.
+pub(super) enum Credential<'h> {
+    /// `Authorization: Bearer …`.
+    Bearer(&'h str),
+    /// `X-API-Key: …`.
+    ApiKey(&'h str),
+}
+
+/// The credential of a request: the first kind that is present, and no other.
+pub(super) fn find(headers: &HeaderMap) -> Result<Credential<'_>, AuthError> {
+    if headers.contains_key(header::AUTHORIZATION) {
+        let value = only(headers, &header::AUTHORIZATION)?;
+        let (scheme, token) = value.split_once(' ').ok_or(AuthError::Invalid)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(AuthError::Invalid);
+        }
+        return Ok(Credential::Bearer(token.trim()));
+    }
+    if headers.contains_key(&X_API_KEY) {
+        return only(headers, &X_API_KEY).map(|key| Credential::ApiKey(key.trim()));
+    }
+    Err(AuthError::Missing)
+}
+
+/// The one value of a header: two are a bad credential, since readers differ in which they take.
+fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h str, AuthError> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().and_then(|value| value.to_str().ok()).ok_or(AuthError::Invalid)?;
+    let fits = values.next().is_none() && value.len() <= CREDENTIAL_BYTES_MAX;
+    fits.then_some(value).ok_or(AuthError::Invalid)
+}

@@ -1,0 +1,184 @@
+//! The form of `catalog.yaml`, as serde and editors see it. Every field's comment is its documentation.
+//! Not here: what is accepted in the end, and the defaults (`check`).
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::document::{At, Entries, Period};
+
+/// The MCP servers behind the gateway. Editing this file is enough to change them: it is read again when it
+/// changes, and a file with mistakes changes nothing. `${NAME}` and `${NAME:-default}` are replaced by the
+/// gateway's environment variables in every value. Keys at the top that begin with `x-` are ignored.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "Tollgate catalog", extend("patternProperties" = {"^x-": true}))]
+pub(super) struct RawCatalog {
+    /// The servers, as a list.
+    pub(super) servers: Option<Vec<At<RawServer>>>,
+    /// Servers in the form of MCP clients, by id. May stand beside `servers`.
+    #[serde(rename = "mcpServers")]
+    pub(super) mcp_servers: Option<Entries<At<RawClientServer>>>,
+}
+
+/// An MCP server.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["id", "runtime"]))]
+pub(super) struct RawServer {
+    /// Its id in URLs: 1 to 64 of `A-Z a-z 0-9 . _ ~ -`, beginning with a letter or digit. Unique in the file.
+    pub(super) id: Option<At<String>>,
+    /// Its name for people. Default: the id.
+    pub(super) display_name: Option<String>,
+    /// What it is for.
+    pub(super) description: Option<String>,
+    /// Whether it is offered. Default: true.
+    pub(super) enabled: Option<bool>,
+    /// Words to filter by.
+    pub(super) tags: Option<Vec<String>>,
+    /// Your own data, passed through.
+    pub(super) metadata: Option<serde_json::Map<String, serde_json::Value>>,
+    /// How it is reached.
+    pub(super) runtime: Option<At<RawRuntime>>,
+    /// Environment variables of a local process. It gets these, `PATH` and `HOME`, and nothing else.
+    pub(super) env: Option<At<Entries<At<String>>>>,
+    /// Headers added to every request to a remote server, such as its credentials.
+    pub(super) headers: Option<At<Entries<At<String>>>>,
+    /// Deadlines of its calls.
+    pub(super) timeouts: Option<RawTimeouts>,
+    /// How the health of a remote server's endpoints is checked.
+    pub(super) health: Option<At<RawHealth>>,
+    /// How many processes of a local server share its calls. Default: 1.
+    pub(super) instances: Option<At<u16>>,
+    /// A local process without calls for this long is stopped, and started again by the next call. `0` keeps it.
+    /// Default: 300s.
+    pub(super) idle_timeout: Option<At<Period>>,
+}
+
+/// How a server is reached.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["type"]))]
+pub(super) struct RawRuntime {
+    /// `local-process` runs a command that speaks MCP on stdio; `remote-http` is Streamable HTTP; `remote-sse` is
+    /// JSON-RPC over HTTP POST; `raw-http` is an HTTP upstream that is forwarded unread under `/servers/{id}/raw/`.
+    #[serde(rename = "type")]
+    #[schemars(extend("enum" = ["local-process", "remote-http", "remote-sse", "raw-http"]))]
+    pub(super) kind: Option<At<String>>,
+    /// The command of a local process: a name to be found in `PATH`, or a path (relative to this file).
+    pub(super) command: Option<At<String>>,
+    /// Its arguments. There is no shell: they are passed as they are.
+    pub(super) args: Option<At<Vec<At<String>>>>,
+    /// Its working directory, relative to this file. Default: the directory of this file.
+    pub(super) working_dir: Option<At<String>>,
+    /// Its environment; the same as `env` of the server.
+    pub(super) env: Option<At<Entries<At<String>>>>,
+    /// The address of a remote server: `http` or `https`.
+    pub(super) url: Option<At<String>>,
+    /// Several addresses that share its calls, instead of `url`.
+    pub(super) endpoints: Option<At<Vec<At<RawEndpoint>>>>,
+    /// Headers added to every request; the same as `headers` of the server.
+    pub(super) headers: Option<At<Entries<At<String>>>>,
+}
+
+/// One address of a remote server.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["url"]))]
+pub(super) struct RawEndpoint {
+    /// The address: `http` or `https`.
+    pub(super) url: Option<At<String>>,
+    /// Its share of the calls, from 1 to 100. Default: 1.
+    #[schemars(range(min = 1, max = 100))]
+    pub(super) weight: Option<At<u16>>,
+}
+
+/// Deadlines of a server's calls.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawTimeouts {
+    /// To connect to a remote server, TLS included. Default: 5s.
+    pub(super) connect: Option<At<Period>>,
+    /// Until the head of the answer. Default: 120s.
+    pub(super) response: Option<At<Period>>,
+    /// Between two pieces of an answer. Default: 120s.
+    pub(super) idle: Option<At<Period>>,
+    /// For a whole call. Default: 600s.
+    pub(super) total: Option<At<Period>>,
+    /// For a local process to answer its first message. Default: 30s.
+    pub(super) start: Option<At<Period>>,
+}
+
+/// How the health of endpoints is checked.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawHealth {
+    /// `tcp` connects, `http` gets `path` and wants a status below 500, `mcp` asks in MCP, `off` asks nothing.
+    /// Default: tcp.
+    #[serde(rename = "type")]
+    pub(super) kind: Option<At<RawHealthKind>>,
+    /// Path and query that `http` gets.
+    pub(super) path: Option<At<String>>,
+    /// Time between two checks; with `off`, time until a failed endpoint is tried again. Default: 5s.
+    pub(super) interval: Option<At<Period>>,
+    /// How long an answer may take. Default: 2s.
+    pub(super) timeout: Option<At<Period>>,
+    /// Failures in a row before an endpoint leaves rotation. Default: 2.
+    pub(super) unhealthy_after: Option<At<u16>>,
+    /// Successes in a row before it returns. Default: 1.
+    pub(super) healthy_after: Option<At<u16>>,
+}
+
+/// What a health check asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawHealthKind {
+    Off,
+    #[default]
+    Tcp,
+    Http,
+    Mcp,
+}
+
+/// A server in the form of MCP clients, with the options of the other form.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawClientServer {
+    /// Default: `stdio` if there is a command, `sse` if the path of the url ends in `/sse`, else `http`.
+    #[serde(rename = "type")]
+    #[schemars(extend("enum" = ["stdio", "http", "streamable-http", "streamableHttp", "sse"]))]
+    pub(super) kind: Option<At<String>>,
+    /// The command of a local process.
+    pub(super) command: Option<At<String>>,
+    /// Its arguments. There is no shell: they are passed as they are.
+    pub(super) args: Option<At<Vec<At<String>>>>,
+    /// Environment variables of a local process.
+    pub(super) env: Option<At<Entries<At<String>>>>,
+    /// Its working directory, relative to this file. Default: the directory of this file.
+    pub(super) cwd: Option<At<String>>,
+    /// The address of a remote server.
+    pub(super) url: Option<At<String>>,
+    /// Several addresses that share its calls, instead of `url`.
+    pub(super) endpoints: Option<At<Vec<At<RawEndpoint>>>>,
+    /// Headers added to every request to a remote server.
+    pub(super) headers: Option<At<Entries<At<String>>>>,
+    /// Its name for people. Default: the id.
+    pub(super) display_name: Option<String>,
+    /// What it is for.
+    pub(super) description: Option<String>,
+    /// Whether it is offered. Default: true.
+    pub(super) enabled: Option<bool>,
+    /// The opposite of `enabled`, as some clients write it.
+    pub(super) disabled: Option<At<bool>>,
+    /// Words to filter by.
+    pub(super) tags: Option<Vec<String>>,
+    /// Your own data, passed through.
+    pub(super) metadata: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Deadlines of its calls.
+    pub(super) timeouts: Option<RawTimeouts>,
+    /// How the health of a remote server's endpoints is checked.
+    pub(super) health: Option<At<RawHealth>>,
+    /// How many processes of a local server share its calls. Default: 1.
+    pub(super) instances: Option<At<u16>>,
+    /// A local process without calls for this long is stopped. `0` keeps it. Default: 300s.
+    pub(super) idle_timeout: Option<At<Period>>,
+}

@@ -1,0 +1,197 @@
+//! The command line: its verbs and flags, and what each verb does with the rooms.
+//! Not here: what settings mean and which wins (`conf`); the gateway itself (`app`).
+//!
+//! Data goes to standard output, talk to standard error. Exit codes: 0 ok, 1 a failed start or a mistake in a file,
+//! 2 wrong usage.
+
+mod check;
+mod healthcheck;
+mod samples;
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+use crate::conf::{self, Flags, Loaded, Sources};
+use crate::document::Mistakes;
+use crate::{app, catalog};
+
+/// The edge gateway for fleets of MCP servers.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, about, arg_required_else_help = true)]
+pub struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the gateway. Without any file it serves built-in sample servers on 127.0.0.1:4444.
+    Run(Files),
+    /// Check the configuration and the catalog, and tell every mistake with its place.
+    Validate {
+        #[command(flatten)]
+        files: Files,
+        /// How mistakes are told.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Print a JSON Schema (draft-07) for editors.
+    Schema {
+        /// Of which file.
+        #[arg(value_enum)]
+        of: SchemaOf,
+    },
+    /// The configuration.
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
+    /// Ask a running gateway whether it is ready; exit 0 if so.
+    Healthcheck(Files),
+    /// Run a built-in MCP server, for trying things out and for tests.
+    Sample {
+        /// How it speaks.
+        #[arg(value_enum)]
+        transport: samples::Transport,
+        /// Where the HTTP kinds listen.
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: std::net::SocketAddr,
+    },
+    /// Print a completion script.
+    Completion {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// Print every setting in force and where it comes from; secrets are not shown.
+    Show {
+        #[command(flatten)]
+        files: Files,
+        /// How settings are told.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+}
+
+/// Flags that name files and override settings. The environment is read in `conf`, where every setting shows.
+#[derive(Debug, Args)]
+struct Files {
+    /// The configuration [default: ./tollgate.yaml, ./conf/tollgate.yaml, then the usual places].
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The catalog of servers [default: ./catalog.yaml, then the usual places].
+    #[arg(long, value_name = "FILE")]
+    catalog: Option<PathBuf>,
+    /// Where to listen [default: 127.0.0.1:4444]. Port 0 takes a free one.
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Where the session key and the bridge's sockets live.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as `info,tollgate::bridge=debug`.
+    #[arg(long, value_name = "FILTER")]
+    log_level: Option<String>,
+    /// The log's form: auto, text or json.
+    #[arg(long, value_name = "FORM")]
+    log_format: Option<String>,
+}
+
+/// How something is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SchemaOf {
+    /// `catalog.yaml`.
+    Catalog,
+    /// `tollgate.yaml`.
+    Config,
+}
+
+impl Files {
+    fn load(self) -> Result<Loaded, Mistakes> {
+        let flags = Flags {
+            listen: self.listen,
+            catalog: self.catalog,
+            state_dir: self.state_dir,
+            log_level: self.log_level,
+            log_format: self.log_format,
+        };
+        conf::load(Sources { file: self.config, env: conf::environment(), flags })
+    }
+}
+
+/// Parses the command line and does what it says.
+pub fn main() -> ExitCode {
+    let done = match Command::parse().verb {
+        Verb::Run(files) => run(files),
+        Verb::Validate { files, format } => check::validate(files, format),
+        Verb::Schema { of } => print_json(&match of {
+            SchemaOf::Catalog => catalog::schema(),
+            SchemaOf::Config => conf::schema(),
+        }),
+        Verb::Config { verb: ConfigVerb::Show { files, format } } => show(files, format),
+        Verb::Healthcheck(files) => healthcheck::ask(files),
+        Verb::Sample { transport, listen } => samples::serve(transport, listen),
+        Verb::Completion { shell } => {
+            clap_complete::generate(shell, &mut Command::command(), "tollgate", &mut io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    done.unwrap_or_else(|failure| {
+        tell(&failure);
+        ExitCode::FAILURE
+    })
+}
+
+/// Why a verb failed, in words for standard error.
+type Failure = String;
+type Done = Result<ExitCode, Failure>;
+
+fn run(files: Files) -> Done {
+    let loaded = files.load().map_err(|mistakes| check::report(&mistakes))?;
+    match app::run(&loaded.conf, conf::environment()) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(app::StartError::Catalog(mistakes)) => Err(check::report(&mistakes)),
+        Err(error) => Err(format!("error: {error}")),
+    }
+}
+
+fn show(files: Files, format: Format) -> Done {
+    let loaded = files.load().map_err(|mistakes| check::report(&mistakes))?;
+    match format {
+        Format::Text => print(&loaded.effective.to_string()),
+        Format::Json => {
+            print_json(&serde_json::to_value(&loaded.effective).map_err(|error| error.to_string())?)
+        }
+    }
+}
+
+fn print_json(value: &serde_json::Value) -> Done {
+    let text = serde_json::to_string_pretty(value).map_err(|error| error.to_string())?;
+    print(&(text + "\n"))
+}
+
+/// Prints data. A reader that has seen enough is no failure.
+fn print(text: &str) -> Done {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Says something on standard error.
+fn tell(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}

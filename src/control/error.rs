@@ -1,0 +1,75 @@
+//! Refusals of the control plane, in the Open MCP Gateway's form: `{"error", "message"}`.
+//! Not here: refusals at MCP doors (`proxy/rejection`).
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde_json::json;
+
+use crate::auth::AuthError;
+use crate::limit::Decision;
+
+/// Why a request of the control plane is refused.
+#[derive(Debug)]
+pub(super) enum ControlError {
+    /// No key came: 401 by contract 001.
+    NoKey,
+    /// A wrong key came: 403 by contract 001.
+    WrongKey,
+    /// The key is good, but not for this.
+    Forbidden(&'static str),
+    /// No such server or path.
+    NotFound(String),
+    /// The path takes other methods.
+    WrongMethod,
+    /// The caller's bucket is empty.
+    RateLimited(Decision),
+    /// A server could not be started or stopped.
+    BadGateway(String),
+    /// The catalog is wrong.
+    Internal(String),
+}
+
+impl From<AuthError> for ControlError {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Missing => Self::NoKey,
+            AuthError::Invalid => Self::WrongKey,
+        }
+    }
+}
+
+impl IntoResponse for ControlError {
+    fn into_response(self) -> Response {
+        let mut headers = HeaderMap::new();
+        let (status, message) = match self {
+            Self::NoKey => {
+                headers
+                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tollgate\""));
+                (StatusCode::UNAUTHORIZED, "API key required".into())
+            }
+            Self::WrongKey => (StatusCode::FORBIDDEN, "Invalid API key".into()),
+            Self::Forbidden(message) => (StatusCode::FORBIDDEN, message.into()),
+            Self::NotFound(message) => (StatusCode::NOT_FOUND, message),
+            Self::WrongMethod => {
+                (StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method".into())
+            }
+            Self::RateLimited(decision) => {
+                rate_headers(&mut headers, &decision);
+                headers.insert(header::RETRY_AFTER, decision.retry_after_seconds().into());
+                (StatusCode::TOO_MANY_REQUESTS, "too many requests: wait and try again".into())
+            }
+            Self::BadGateway(message) => (StatusCode::BAD_GATEWAY, message),
+            Self::Internal(message) => (StatusCode::INTERNAL_SERVER_ERROR, message),
+        };
+        let name = status.canonical_reason().unwrap_or("Error");
+        (status, headers, Json(json!({"error": name, "message": message}))).into_response()
+    }
+}
+
+/// What a caller's bucket said, as headers.
+pub(super) fn rate_headers(headers: &mut HeaderMap, decision: &Decision) {
+    for (name, number) in decision.headers() {
+        headers.insert(HeaderName::from_static(name), number.into());
+    }
+}

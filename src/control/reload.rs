@@ -1,0 +1,135 @@
+//! Loads of the catalog while the gateway runs: by the watch, by signal and by hand, one at a time.
+//! Not here: reading and checking the file (`catalog`); what the bridge and the fleet do with it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::error::ControlError;
+use super::{Admitted, Shared};
+use crate::bridge::Bridge;
+use crate::catalog::{self, Changes, Snapshot};
+use crate::document::Mistakes;
+use crate::telemetry::Meters;
+use crate::upstream::Fleet;
+
+/// Where a catalog comes from.
+pub enum CatalogSource {
+    /// A file, read at each load with the variables given here.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Variables for `${NAME}`.
+        variables: Vec<(String, String)>,
+    },
+    /// The built-in one, which never changes.
+    BuiltIn,
+}
+
+impl CatalogSource {
+    fn load(&self, generation: u64) -> Option<Result<Snapshot, Mistakes>> {
+        match self {
+            Self::File { path, variables } => {
+                let lookup =
+                    |name: &str| variables.iter().find(|(known, _)| known == name).map(|(_, v)| v.clone());
+                Some(catalog::load(path, generation, &lookup))
+            }
+            Self::BuiltIn => None,
+        }
+    }
+}
+
+/// A load that changed nothing because the file is wrong.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    pub(super) at: SystemTime,
+    /// Where the first mistake is, and of what kind; nothing that the file says.
+    pub(super) place: String,
+    /// The first mistake in full.
+    pub(super) message: String,
+}
+
+/// Loads the catalog and makes it what the gateway works with.
+pub struct Reload {
+    source: CatalogSource,
+    fleet: Arc<Fleet>,
+    bridge: Arc<Bridge>,
+    meters: Arc<Meters>,
+    failure: Mutex<Option<Failure>>,
+    /// One load at a time: the lock is held from reading to the swap, which never waits.
+    loading: Mutex<()>,
+}
+
+impl Reload {
+    /// Loads from `source` into `fleet` and `bridge`.
+    pub fn new(source: CatalogSource, fleet: Arc<Fleet>, bridge: Arc<Bridge>, meters: Arc<Meters>) -> Self {
+        Self { source, fleet, bridge, meters, failure: Mutex::default(), loading: Mutex::default() }
+    }
+
+    /// Loads the catalog. A file with mistakes changes nothing; the mistakes are logged, counted and remembered.
+    pub fn run(&self) -> Result<Changes, Mistakes> {
+        let _one_at_a_time = self.loading.lock();
+        let started = Instant::now();
+        let old = Arc::clone(&self.fleet.view().catalog);
+        let loaded = match self.source.load(old.generation + 1) {
+            None => return Ok(old.changes_since(&old)),
+            Some(loaded) => loaded,
+        };
+        let snapshot = match loaded {
+            Ok(snapshot) => Arc::new(snapshot),
+            Err(mistakes) => {
+                self.failed(&mistakes);
+                return Err(mistakes);
+            }
+        };
+        let changes = snapshot.changes_since(&old);
+        // The bridge first: a call that the new view sends must find its child's place.
+        self.bridge.reconcile(&snapshot);
+        self.fleet.reconcile(Arc::clone(&snapshot));
+        self.failure.lock().take();
+        self.meters.reloaded(snapshot.generation, started.elapsed());
+        tracing::info!(generation = snapshot.generation, "{changes}");
+        Ok(changes)
+    }
+
+    fn failed(&self, mistakes: &Mistakes) {
+        self.meters.reload_failed();
+        tracing::error!("the catalog was not reloaded; the previous one stays in force\n{mistakes}");
+        let first = mistakes.list.first();
+        let place = first.map_or_else(String::new, |m| {
+            format!("{}:{}:{} {} ({} in all)", m.file, m.line, m.column, m.code.as_str(), mistakes.list.len())
+        });
+        let message = mistakes.brief();
+        *self.failure.lock() = Some(Failure { at: SystemTime::now(), place, message });
+    }
+
+    pub(super) fn last_failure(&self) -> Option<Failure> {
+        self.failure.lock().clone()
+    }
+}
+
+/// `POST /admin/reload`.
+pub(super) async fn by_hand(
+    State(control): Shared,
+    Extension(caller): Admitted,
+) -> Result<Json<Value>, ControlError> {
+    if !caller.may_use_all() {
+        return Err(ControlError::Forbidden("a reload needs a key for all servers"));
+    }
+    let changes = control.reload.run().map_err(|mistakes| {
+        ControlError::Internal(format!("Failed to reload catalog: {}", mistakes.brief()))
+    })?;
+    Ok(Json(json!({
+        "status": "ok",
+        "message": "Catalog reloaded",
+        "servers_loaded": control.hub.fleet().view().catalog.servers.len(),
+        "servers_added": changes.added.len(),
+        "servers_removed": changes.removed.len(),
+    })))
+}

@@ -1,0 +1,159 @@
+//! One client message in, one [`Reply`] out: what is asked of which upstream, and what its answer may be.
+//! Not here: Pingora and the client's connection (`proxy`), endpoints and pools (`upstream`).
+//!
+//! A server's own door is a straight relay: the same era on both sides, the body's bytes untouched in both
+//! directions. Streams are handed on as they come. Only a whole JSON answer that is small is looked at before it
+//! goes on, because then a lie can still become an honest status.
+
+mod answer;
+mod ask;
+mod link;
+mod relay;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use crate::auth::{Caller, Denied};
+use crate::conf::Limits;
+use crate::mcp::{Era, Method};
+use crate::reply::Reply;
+use crate::session::{Active, Sealer, SessionError};
+use crate::telemetry::Outcome;
+use crate::upstream::{Fleet, InFlight, Upstream, UpstreamError};
+use link::Links;
+
+/// What a client asks of one server.
+#[derive(Debug)]
+pub struct Asked {
+    /// POST, GET or DELETE.
+    pub verb: http::Method,
+    /// The message's method; `Stream` for GET, `EndSession` for DELETE.
+    pub method: Method,
+    /// Whether the client waits for a response to a request.
+    pub wants_response: bool,
+    /// The era the client speaks.
+    pub era: Era,
+    /// Headers that travel on, chosen by the proxy; no credential is among them.
+    pub headers: HeaderMap,
+    /// The client's session id, as it came.
+    pub session: Option<String>,
+    /// The message, byte for byte.
+    pub body: Bytes,
+}
+
+/// An answer, and what is to be recorded of it.
+#[derive(Debug)]
+pub struct Relayed {
+    /// The answer.
+    pub reply: Reply,
+    /// How the exchange ended, if that is known before the body has passed.
+    pub outcome: Option<Outcome>,
+    /// Time until the head of the upstream's answer.
+    pub upstream_time: Duration,
+    /// Connections that were refused before one was taken.
+    pub attempts: u32,
+    /// Counts the call as running until dropped.
+    pub in_flight: Option<InFlight>,
+}
+
+/// Why there is no answer to hand on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HubError {
+    /// The caller may not use the server. The client's fault.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// The session id is not one of this caller on this server. The client's fault.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The upstream gave no answer; its own words say whether a retry is safe.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The upstream gave an answer that is none. Its fault; the call may have run.
+    #[error("the upstream broke its word: {0}")]
+    Lie(Lie),
+}
+
+/// How an upstream broke its word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Lie {
+    /// A redirect or an upgrade: followed, it could leave the catalog.
+    #[error("it redirects")]
+    Redirect,
+    /// 401, 403 or 407: our credential, not the client's, was refused.
+    #[error("it refuses the gateway's credentials")]
+    Credentials,
+    /// A success that is neither JSON nor an event stream.
+    #[error("its answer is neither JSON nor an event stream")]
+    Type,
+    /// JSON that is no JSON-RPC message, or no JSON at all.
+    #[error("its answer is not a JSON-RPC message")]
+    Content,
+    /// A body that ended too early.
+    #[error("its answer ended too early")]
+    Truncated,
+    /// A body that is longer than may be read whole.
+    #[error("its answer is too long")]
+    TooLong,
+    /// A stream that ended without the response.
+    #[error("its stream ended without a response")]
+    NoResponse,
+    /// A failure without a JSON-RPC body.
+    #[error("it answered HTTP {0}")]
+    Status(u16),
+}
+
+/// Relays messages.
+#[derive(Debug)]
+pub struct Hub {
+    fleet: Arc<Fleet>,
+    sealer: Sealer,
+    active: Active,
+    links: Links,
+    limits: Limits,
+}
+
+impl Hub {
+    /// A hub over `fleet` that seals sessions with `sealer`.
+    pub fn new(fleet: Arc<Fleet>, sealer: Sealer, limits: Limits) -> Self {
+        Self { fleet, sealer, active: Active::default(), links: Links::default(), limits }
+    }
+
+    /// The fleet behind it.
+    pub fn fleet(&self) -> &Arc<Fleet> {
+        &self.fleet
+    }
+
+    /// Sessions used in the last minutes.
+    pub fn sessions_active(&self) -> usize {
+        self.active.count()
+    }
+
+    /// Hands a message of a client that speaks MCP to `upstream`, and its answer back.
+    pub async fn relay(
+        &self,
+        caller: &Caller,
+        upstream: &Arc<Upstream>,
+        asked: Asked,
+    ) -> Result<Relayed, HubError> {
+        relay::relay(self, caller, upstream, asked).await
+    }
+
+    /// Asks on behalf of a client that knows neither sessions nor streams (Open MCP Gateway's contract): the session
+    /// with the server is ours, and the answer is one JSON message.
+    pub async fn ask(
+        &self,
+        caller: &Caller,
+        upstream: &Arc<Upstream>,
+        asked: Asked,
+    ) -> Result<Relayed, HubError> {
+        ask::ask(self, caller, upstream, asked).await
+    }
+}
+
+/// A reply that is all there.
+fn whole(status: StatusCode, headers: HeaderMap, body: Bytes) -> Reply {
+    Reply { status, headers, body: crate::reply::Body::Whole(body) }
+}

@@ -1,0 +1,251 @@
+//! An upstream's answer, made into a reply or found to be a lie.
+//! Not here: how it was asked for (`relay`, `ask`); how it is written to the client (`proxy/write`).
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http_body_util::BodyExt as _;
+use tokio::time::{Instant, timeout_at};
+
+use super::{HubError, Lie, Relayed, whole};
+use crate::conf::Limits;
+use crate::mcp::{Answer, Code, Method, RpcError, Verdict};
+use crate::reply::{Body, Reply, Stream};
+use crate::telemetry::Outcome;
+use crate::upstream::{self, Arrived, Upstream, UpstreamError};
+
+/// A JSON answer up to this size is looked at as a whole before it goes on; a longer one streams.
+const LOOKED_AT_BYTES_MAX: usize = 64 * 1024;
+/// Headers of an answer that travel to the client. Not among them: cookies, challenges, server names.
+const PASSED: [HeaderName; 6] = [
+    header::CONTENT_TYPE,
+    header::CACHE_CONTROL,
+    header::RETRY_AFTER,
+    header::ALLOW,
+    HeaderName::from_static("mcp-protocol-version"),
+    HeaderName::from_static("x-accel-buffering"),
+];
+/// Set by the bridge on a JSON-RPC error that it made itself, because the child could not.
+const BRIDGE_OUTCOME: &str = "x-tollgate-outcome";
+
+/// What the answer has to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Expected {
+    /// The method that was asked.
+    pub(super) method: Method,
+    /// Whether a JSON-RPC response is owed.
+    pub(super) response: bool,
+}
+
+/// What a body says it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Type {
+    Json,
+    Events,
+    Other,
+}
+
+/// Reads an answer as far as needed to tell what it is.
+pub(super) async fn read(
+    upstream: &Upstream,
+    limits: &Limits,
+    arrived: Arrived,
+    expected: Expected,
+) -> Result<Relayed, HubError> {
+    let (head, body) = arrived.response.into_parts();
+    let timeouts = &upstream.server.timeouts;
+    let open_ended = matches!(expected.method, Method::Stream | Method::Listen);
+    let deadline = (!open_ended).then(|| Instant::now() + timeouts.total);
+    let idle = (!open_ended).then_some(timeouts.idle);
+    let reader = Reader { rest: body, idle: timeouts.idle, deadline };
+    let kind = type_of(&head.headers);
+    let (reply, outcome) = match head.status {
+        status if status.is_informational() || status.is_redirection() => {
+            return Err(HubError::Lie(Lie::Redirect));
+        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            return Err(HubError::Lie(Lie::Credentials));
+        }
+        status if !status.is_success() => failure(status, &head.headers, kind, reader).await?,
+        status if kind == Type::Events && (expected.response || expected.method == Method::Stream) => {
+            let headers = streaming(passed(&head.headers));
+            let stream = Stream {
+                first: Bytes::new(),
+                rest: reader.rest.boxed_unsync(),
+                idle,
+                deadline,
+                events: true,
+            };
+            (Reply { status, headers, body: Body::Stream(Box::new(stream)) }, None)
+        }
+        status if !expected.response => {
+            // Nothing is owed: 202 for a notification, 200 or 204 for DELETE. What came in the body is dropped, so
+            // that the connection can be used again.
+            let _ = reader.collect(limits.answer_bytes_max.min(LOOKED_AT_BYTES_MAX)).await;
+            (whole(status, HeaderMap::new(), Bytes::new()), Some(Outcome::Ok))
+        }
+        status if kind == Type::Json => json(status, &head.headers, reader).await?,
+        _ => return Err(HubError::Lie(Lie::Type)),
+    };
+    let outcome = bridge_outcome(&head.headers).or(outcome);
+    Ok(Relayed {
+        reply,
+        outcome,
+        upstream_time: arrived.took,
+        attempts: arrived.attempts,
+        in_flight: Some(arrived.in_flight),
+    })
+}
+
+/// A whole JSON answer, or the beginning of a long one.
+async fn json(
+    status: StatusCode,
+    headers: &HeaderMap,
+    reader: Reader,
+) -> Result<(Reply, Option<Outcome>), HubError> {
+    let headers = passed(headers);
+    match reader.collect(LOOKED_AT_BYTES_MAX).await? {
+        Collected::All(body) => {
+            let Some(Answer::Response(verdict)) = Answer::read(&body) else {
+                return Err(HubError::Lie(Lie::Content));
+            };
+            Ok((whole(status, headers, body), Some(outcome_of(verdict))))
+        }
+        Collected::More(first, reader) => {
+            if first.trim_ascii_start().first() != Some(&b'{') {
+                return Err(HubError::Lie(Lie::Content));
+            }
+            let Reader { rest, idle, deadline } = reader;
+            let stream =
+                Stream { first, rest: rest.boxed_unsync(), idle: Some(idle), deadline, events: false };
+            Ok((Reply { status, headers, body: Body::Stream(Box::new(stream)) }, Some(Outcome::Ok)))
+        }
+    }
+}
+
+/// A status that tells of failure: its JSON body goes on, anything else becomes words of ours.
+async fn failure(
+    status: StatusCode,
+    headers: &HeaderMap,
+    kind: Type,
+    reader: Reader,
+) -> Result<(Reply, Option<Outcome>), HubError> {
+    let outcome = if status.is_server_error() { Outcome::TransportError } else { Outcome::RpcError };
+    let mut headers = passed(headers);
+    let body = match reader.collect(LOOKED_AT_BYTES_MAX).await {
+        Ok(Collected::All(body)) => body,
+        _ => Bytes::new(),
+    };
+    if kind == Type::Json && serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok() {
+        return Ok((whole(status, headers, body), Some(outcome)));
+    }
+    if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
+        return Err(HubError::Lie(Lie::Status(status.as_u16())));
+    }
+    let error = RpcError {
+        code: Code::INVALID_REQUEST,
+        message: format!("the server answered HTTP {}", status.as_u16()),
+        data: None,
+    };
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok((whole(status, headers, error.to_message(None)), Some(outcome)))
+}
+
+/// The outcome that a response carries.
+pub(super) fn outcome_of(verdict: Verdict) -> Outcome {
+    match verdict {
+        Verdict::Ok => Outcome::Ok,
+        Verdict::ToolError => Outcome::ToolError,
+        Verdict::RpcError => Outcome::RpcError,
+    }
+}
+
+fn bridge_outcome(headers: &HeaderMap) -> Option<Outcome> {
+    match headers.get(BRIDGE_OUTCOME)?.as_bytes() {
+        b"timeout" => Some(Outcome::Timeout),
+        _ => Some(Outcome::TransportError),
+    }
+}
+
+fn type_of(headers: &HeaderMap) -> Type {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        Type::Json
+    } else if essence.eq_ignore_ascii_case("text/event-stream") {
+        Type::Events
+    } else {
+        Type::Other
+    }
+}
+
+fn passed(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = HeaderMap::with_capacity(4);
+    for name in &PASSED {
+        if let Some(value) = headers.get(name) {
+            kept.insert(name.clone(), value.clone());
+        }
+    }
+    kept
+}
+
+/// What keeps proxies on the way from holding events back (2026-07-28/basic/transports/streamable-http).
+fn streaming(mut headers: HeaderMap) -> HeaderMap {
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+    headers.entry("x-accel-buffering").or_insert(HeaderValue::from_static("no"));
+    headers
+}
+
+/// A body with its deadlines.
+pub(super) struct Reader {
+    rest: upstream::Answer,
+    idle: Duration,
+    deadline: Option<Instant>,
+}
+
+/// A body that was read to its end, or so far that it is too long to be looked at.
+enum Collected {
+    All(Bytes),
+    More(Bytes, Reader),
+}
+
+impl Reader {
+    /// The next piece; `None` at a proper end.
+    async fn next(&mut self) -> Result<Option<Bytes>, HubError> {
+        let idle = Instant::now() + self.idle;
+        let until = self.deadline.map_or(idle, |deadline| deadline.min(idle));
+        loop {
+            match timeout_at(until, self.rest.frame()).await {
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+                Ok(Some(Err(_))) => return Err(HubError::Lie(Lie::Truncated)),
+                Ok(None) => return Ok(None),
+                Err(_) => return Err(UpstreamError::Timeout(self.idle).into()),
+            }
+        }
+    }
+
+    async fn collect(mut self, bytes_max: usize) -> Result<Collected, HubError> {
+        let Some(first) = self.next().await? else { return Ok(Collected::All(Bytes::new())) };
+        if hyper::body::Body::is_end_stream(&self.rest) {
+            return Ok(Collected::All(first));
+        }
+        let mut whole: Option<BytesMut> = None;
+        loop {
+            let so_far = whole.as_ref().map_or(first.len(), BytesMut::len);
+            if so_far > bytes_max {
+                return Ok(Collected::More(whole.map_or(first, BytesMut::freeze), self));
+            }
+            match self.next().await? {
+                Some(piece) => {
+                    whole.get_or_insert_with(|| BytesMut::from(first.as_ref())).extend_from_slice(&piece)
+                }
+                None => return Ok(Collected::All(whole.map_or(first, BytesMut::freeze))),
+            }
+        }
+    }
+}

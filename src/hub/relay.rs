@@ -1,0 +1,110 @@
+//! The straight relay of one message to one server, and of its answer back.
+//! Not here: answers themselves (`answer`); clients without sessions (`ask`).
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue};
+
+use super::{Asked, Hub, HubError, Relayed, answer};
+use crate::auth::{self, Caller};
+use crate::mcp::{Era, Method};
+use crate::session::Pin;
+use crate::upstream::{Outgoing, Route, Upstream};
+
+/// The session header of the legacy era.
+pub(super) const SESSION: &str = "mcp-session-id";
+
+pub(super) async fn relay(
+    hub: &Hub,
+    caller: &Caller,
+    upstream: &Arc<Upstream>,
+    asked: Asked,
+) -> Result<Relayed, HubError> {
+    let server = &upstream.server.id;
+    let mut headers = asked.headers;
+    // The modern era has no sessions: a header that looks like one is ignored (2026-07-28/basic/transports).
+    let session = asked.session.filter(|_| asked.era == Era::Legacy);
+    let pin = match &session {
+        Some(id) => {
+            let pin = hub.sealer.open(id, caller.id, server.as_str())?;
+            hub.active.touch(id);
+            headers.insert(SESSION, upstream_id(&pin)?);
+            Some(pin.endpoint)
+        }
+        None => None,
+    };
+    let outgoing = Outgoing { method: asked.verb, headers, body: asked.body };
+    // Hop 4 is here until tools have an index of their own: the server is the unit of what a caller may use.
+    let route = allow(caller, upstream, pin)?;
+    let arrived = hub.fleet.call(&route, outgoing).await?;
+    upstream.meters.upstream(asked.method, arrived.took);
+    let given = arrived.response.headers().get(SESSION).cloned();
+    let endpoint = arrived.endpoint;
+    let expected = answer::Expected { method: asked.method, response: asked.wants_response };
+    let mut relayed = answer::read(upstream, &hub.limits, arrived, expected).await?;
+    if asked.era == Era::Legacy {
+        seal(
+            hub,
+            caller,
+            upstream,
+            &mut relayed.reply.headers,
+            Given { header: given, endpoint, session: &session },
+        )?;
+    }
+    if asked.method == Method::EndSession
+        && let Some(id) = &session
+    {
+        hub.active.end(id);
+    }
+    Ok(relayed)
+}
+
+/// Hop 4: the caller may use the server, or the call ends here.
+pub(super) fn allow(
+    caller: &Caller,
+    upstream: &Arc<Upstream>,
+    pin: Option<u64>,
+) -> Result<auth::Allowed<Route>, auth::Denied> {
+    let route = Route { upstream: Arc::clone(upstream), pin };
+    auth::allow(caller, &upstream.server.id, route)
+}
+
+fn upstream_id(pin: &Pin) -> Result<HeaderValue, HubError> {
+    HeaderValue::from_str(&pin.upstream_session).map_err(|_| crate::session::SessionError::Forged.into())
+}
+
+/// The session id that came with an answer.
+struct Given<'s> {
+    header: Option<HeaderValue>,
+    endpoint: u64,
+    session: &'s Option<String>,
+}
+
+/// Puts our session id where the upstream put its own.
+fn seal(
+    hub: &Hub,
+    caller: &Caller,
+    upstream: &Upstream,
+    headers: &mut HeaderMap,
+    given: Given<'_>,
+) -> Result<(), HubError> {
+    let Some(header) = given.header else { return Ok(()) };
+    let upstream_session = header.to_str().unwrap_or_default().to_owned();
+    let server = upstream.server.id.as_str();
+    let known = given.session.as_ref().filter(|id| {
+        hub.sealer.open(id, caller.id, server).is_ok_and(|pin| pin.upstream_session == upstream_session)
+    });
+    let id = match known {
+        Some(id) => id.clone(),
+        None => {
+            let pin = Pin { endpoint: given.endpoint, upstream_session };
+            let id = hub.sealer.seal(caller.id, server, &pin)?;
+            hub.active.touch(&id);
+            upstream.meters.session_opened();
+            id
+        }
+    };
+    let value = HeaderValue::from_str(&id).map_err(|_| crate::session::SessionError::Unsealable)?;
+    headers.insert(SESSION, value);
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! The edge: Pingora's phases, in the order in which a request meets them.
+//! Not here: what a message means (`mcp`), where it goes (`hub`, `upstream`), the admin API's own routes (`control`).
+//!
+//! There are exactly two paths. An MCP exchange begins and ends inside `request_filter`: its body is read here, and
+//! a body that was read in a filter is never handed back to Pingora's proxying, which would lose what is above
+//! 64 KiB. Everything we do not read is forwarded opaquely by `upstream_peer`.
+
+mod admit;
+mod body;
+mod door;
+mod exchange;
+mod forward;
+mod headers;
+mod record;
+mod rejection;
+mod write;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora_core::modules::http::HttpModules;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::RequestHeader;
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use tokio::sync::watch;
+
+pub use admit::Admission;
+pub use forward::Forwarding;
+pub use record::Recorder;
+
+use crate::conf::Limits;
+use crate::hub::Hub;
+use door::Door;
+use forward::Forward;
+use record::Record;
+use rejection::Rejection;
+
+/// Pingora's proxy as we fill it in.
+pub struct Proxy {
+    hub: Arc<Hub>,
+    admission: Admission,
+    forwarding: Forwarding,
+    recorder: Recorder,
+    limits: Limits,
+    draining: watch::Receiver<bool>,
+}
+
+impl Proxy {
+    /// A proxy that answers from `hub` whom `admission` lets in.
+    pub fn new(
+        hub: Arc<Hub>,
+        admission: Admission,
+        forwarding: Forwarding,
+        recorder: Recorder,
+        limits: Limits,
+    ) -> Self {
+        let (_, draining) = watch::channel(false);
+        Self { hub, admission, forwarding, recorder, limits, draining }
+    }
+
+    /// Ends open streams and asks clients to reconnect elsewhere once `draining` turns true.
+    pub fn drain_on(mut self, draining: watch::Receiver<bool>) -> Self {
+        self.draining = draining;
+        self
+    }
+}
+
+/// What one request carries from phase to phase.
+pub struct Ctx {
+    record: Record,
+    stage: Stage,
+    broken: AtomicBool,
+}
+
+/// How far a request has come. An MCP exchange needs no stage: its values are locals of `request_filter`.
+enum Stage {
+    Arrived,
+    Forwarding(Box<Forward>),
+    Answered,
+}
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Ctx {
+        Ctx { record: self.recorder.begin(), stage: Stage::Arrived, broken: AtomicBool::new(false) }
+    }
+
+    /// None: compression would hold events back, and nothing else of Pingora's modules is wanted.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
+        let draining = *self.draining.borrow();
+        // Pingora would keep an idle connection for ever.
+        session.set_keepalive((!draining).then_some(self.limits.keepalive.as_secs()));
+        session.set_read_timeout(Some(self.limits.body_timeout));
+        session.set_write_timeout(Some(self.limits.write_timeout));
+        session.set_total_drain_timeout(Some(Duration::from_secs(5)));
+        ctx.record.arrived(session);
+        Ok(())
+    }
+
+    /// Hop 1: one snapshot for the whole request, and the door that its path leads to.
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        let view = self.hub.fleet().view().clone();
+        let door = Door::find(session.req_header());
+        ctx.record.door = door.name();
+        let style = door.style();
+        let refused = match self.admission.inspect(session.req_header()) {
+            Err(rejection) => Some(rejection),
+            Ok(()) => match door {
+                Door::Server { id } => exchange::at_server(self, session, ctx, &view, &id).await.err(),
+                Door::Envelope => exchange::at_envelope(self, session, ctx, &view).await.err(),
+                Door::Rpc => exchange::at_rpc(self, session, ctx, &view).await.err(),
+                Door::Control => {
+                    ctx.stage = Stage::Forwarding(Box::new(self.forwarding.to_control()));
+                    return Ok(false);
+                }
+                Door::Raw { id, rest } => {
+                    match forward::to_server(&self.admission, session, ctx, &view, (&id, &rest)).await {
+                        Ok(forward) => {
+                            ctx.stage = Stage::Forwarding(Box::new(forward));
+                            return Ok(false);
+                        }
+                        Err(rejection) => Some(rejection),
+                    }
+                }
+                Door::Wrong { allow } => Some(Rejection::WrongMethod { allow }),
+                Door::None => Some(Rejection::NoDoor),
+            },
+        };
+        if let Some(rejection) = refused {
+            write::refuse(session, ctx, &rejection, style).await?;
+        }
+        ctx.stage = Stage::Answered;
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        match &ctx.stage {
+            Stage::Forwarding(forward) => Ok(forward.peer()),
+            Stage::Arrived | Stage::Answered => Err(Error::new(ErrorType::InternalError)),
+        }
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        upstream_request: &mut RequestHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        match &ctx.stage {
+            Stage::Forwarding(forward) => forward.prepare(upstream_request, ctx.record.request_id()),
+            Stage::Arrived | Stage::Answered => Ok(()),
+        }
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut pingora_http::ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        response.insert_header(headers::REQUEST_ID, ctx.record.request_id())?;
+        forward::clean(response);
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        _ctx: &mut Ctx,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        // Nothing was sent; one peer is all there is, so a retry helps only against a listener that is restarting.
+        error.set_retry(false);
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
+        let client_left = error.esource() == &pingora_core::ErrorSource::Downstream;
+        if session.response_written().is_none() && !client_left {
+            let rejection = Rejection::ForwardFailed;
+            let _ = write::refuse(session, ctx, &rejection, rejection::Style::Plain).await;
+        } else {
+            ctx.record.client_gone();
+        }
+        FailToProxy { error_code: 0, can_reuse_downstream: false }
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Ctx, _error: &Error) -> bool {
+        // The access log tells of it.
+        true
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Ctx) {
+        let broken = ctx.broken.load(Ordering::Relaxed);
+        self.recorder.finish(&ctx.record, session, broken);
+    }
+}

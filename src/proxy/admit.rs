@@ -1,0 +1,214 @@
+//! Who gets in: hygiene of the request's head, the caller, the caller's bucket, a place among the calls in flight.
+//! Not here: how credentials are checked (`auth`) or tokens counted (`limit`); what a refusal looks like (`rejection`).
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Uri, header};
+use pingora_http::RequestHeader;
+
+use super::rejection::Rejection;
+use crate::auth::{AuthError, Authenticator, Caller};
+use crate::conf::{Conf, Limits, Rate};
+use crate::limit::{Buckets, Decision, Gate, Permit};
+use crate::telemetry::Meters;
+
+/// Decides who gets in.
+pub struct Admission {
+    authenticator: Arc<Authenticator>,
+    buckets: Arc<Buckets>,
+    gate: Gate,
+    rate: Option<Rate>,
+    names: Names,
+    limits: Limits,
+    meters: Arc<Meters>,
+}
+
+/// A caller who may go on, with the place it holds. Only [`Admission::admit`] makes one.
+pub(super) struct Admitted {
+    pub(super) caller: Arc<Caller>,
+    /// What the bucket said, if there is one.
+    pub(super) decision: Option<Decision>,
+    _permit: Permit,
+}
+
+impl Admission {
+    /// Admission as `conf` says.
+    pub fn new(
+        conf: &Conf,
+        authenticator: Arc<Authenticator>,
+        buckets: Arc<Buckets>,
+        gate: Gate,
+        meters: Arc<Meters>,
+    ) -> Self {
+        let names = Names { hosts: lower(&conf.hosts), origins: lower(&conf.origins) };
+        Self { authenticator, buckets, gate, rate: conf.limit, names, limits: conf.limits, meters }
+    }
+
+    /// Checks what needs no caller: sizes of the head, `Host` and `Origin`.
+    pub(super) fn inspect(&self, request: &RequestHeader) -> Result<(), Rejection> {
+        let path = request.uri.path_and_query().map_or(0, |path| path.as_str().len());
+        if path > self.limits.uri_bytes_max {
+            return Err(Rejection::UriTooLong);
+        }
+        let bytes: usize =
+            request.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        if request.headers.len() > self.limits.header_count_max || bytes > self.limits.header_bytes_max {
+            return Err(Rejection::HeadersTooLarge);
+        }
+        self.names.check(&request.uri, &request.headers)
+    }
+
+    /// Hop 2: who calls, whether the caller's bucket has a token, and a place among the calls in flight.
+    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Admitted, Rejection> {
+        let caller = self.authenticate(headers)?;
+        let decision = caller.limit.or(self.rate).map(|rate| self.buckets.take(caller.id, rate));
+        if let Some(decision) = decision.filter(|decision| !decision.allowed) {
+            self.meters.rate_limited("caller");
+            return Err(Rejection::RateLimited { decision, caller });
+        }
+        let permit = self.gate.enter().ok_or(Rejection::Busy)?;
+        Ok(Admitted { caller, decision, _permit: permit })
+    }
+
+    fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Rejection> {
+        match self.authenticator.authenticate(headers) {
+            Ok(caller) => {
+                self.meters.authenticated(caller.kind.as_str(), "ok");
+                Ok(caller)
+            }
+            Err(AuthError::Missing) => {
+                self.meters.authenticated("none", "missing");
+                Err(Rejection::NoCredential)
+            }
+            Err(AuthError::Invalid) => {
+                self.meters.authenticated("unknown", "invalid");
+                Err(Rejection::BadCredential)
+            }
+        }
+    }
+}
+
+/// Names under which the gateway may be spoken to.
+///
+/// A page of another site can make a browser send requests here under a name that it controls (DNS rebinding), and
+/// cannot do so under an IP address, a loopback name or a name that the operator listed.
+#[derive(Debug)]
+struct Names {
+    hosts: Vec<String>,
+    origins: Vec<String>,
+}
+
+impl Names {
+    fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Rejection> {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let host = match (hosts.next(), hosts.next(), uri.authority()) {
+            (Some(host), None, _) => host.to_str().map_err(|_| Rejection::Host)?,
+            (None, _, Some(authority)) => authority.as_str(),
+            _ => return Err(Rejection::Host),
+        };
+        if !self.host_is_ours(host) {
+            return Err(Rejection::Host);
+        }
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        match (origins.next(), origins.next()) {
+            // Programs that are no browsers send none.
+            (None, _) => Ok(()),
+            (Some(origin), None) if origin.to_str().is_ok_and(|origin| self.origin_is_ours(origin)) => Ok(()),
+            _ => Err(Rejection::Origin),
+        }
+    }
+
+    fn host_is_ours(&self, host: &str) -> bool {
+        let host = host.to_ascii_lowercase();
+        let name = without_port(&host);
+        is_local_or_address(name) || self.hosts.iter().any(|known| *known == host || known == name)
+    }
+
+    fn origin_is_ours(&self, origin: &str) -> bool {
+        let origin = origin.to_ascii_lowercase();
+        if self.origins.contains(&origin) {
+            return true;
+        }
+        let Some((scheme, host)) = origin.split_once("://") else { return false };
+        let name = without_port(host);
+        let plain = !host.contains(['/', '?', '#', '@']);
+        plain
+            && matches!(scheme, "http" | "https")
+            && (is_loopback(name) || self.hosts.iter().any(|h| h == name))
+    }
+}
+
+fn lower(names: &[String]) -> Vec<String> {
+    names.iter().map(|name| name.to_ascii_lowercase()).collect()
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port))
+            if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) =>
+        {
+            name
+        }
+        _ => host,
+    }
+}
+
+fn is_loopback(name: &str) -> bool {
+    let address = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    name == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+fn is_local_or_address(name: &str) -> bool {
+    name == "localhost" || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(host: &str, origin: Option<&str>, want: bool) {
+        let names =
+            Names { hosts: vec!["gw.example.com".into()], origins: vec!["https://app.example.com".into()] };
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, host.parse().unwrap());
+        if let Some(origin) = origin {
+            headers.insert(header::ORIGIN, origin.parse().unwrap());
+        }
+        assert_eq!(names.check(&Uri::from_static("/"), &headers).is_ok(), want, "{host} {origin:?}");
+    }
+
+    #[test]
+    fn names_that_are_ours() {
+        for host in
+            ["localhost", "LOCALHOST:4444", "127.0.0.1:80", "[::1]:4444", "10.1.2.3", "gw.example.com:443"]
+        {
+            check(host, None, true);
+        }
+        for host in
+            ["evil.example", "localhost.evil.example", "gw.example.com.evil.example", "xgw.example.com", ""]
+        {
+            check(host, None, false);
+        }
+        for origin in [
+            "http://localhost:3000",
+            "https://127.0.0.1",
+            "https://app.example.com",
+            "https://GW.example.com",
+        ] {
+            check("localhost", Some(origin), true);
+        }
+        for origin in [
+            "null",
+            "http://evil.example",
+            "http://localhost.evil.example",
+            "https://app.example.com.evil.example",
+            "http://app.example.com",
+            "http://localhost@evil.example",
+            "file://localhost",
+            "http://10.1.2.3",
+        ] {
+            check("localhost", Some(origin), false);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What a path leads to.
+//! Not here: whether the caller may go through (`admit`), or what is behind (`exchange`, `forward`).
+
+use http::Method;
+use pingora_http::RequestHeader;
+
+use super::rejection::Style;
+
+/// What a host and path lead to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Door {
+    /// `/servers/{id}/mcp`: MCP with one server.
+    Server {
+        /// The server's id, as the path names it.
+        id: String,
+    },
+    /// `POST /mcp`: the server's id is in the body (Open MCP Gateway).
+    Envelope,
+    /// `POST /rpc`: the server's id is in `X-Server-ID` (Open MCP Gateway).
+    Rpc,
+    /// `/servers/{id}/raw/…`: an HTTP upstream that we do not read.
+    Raw {
+        /// The server's id.
+        id: String,
+        /// What follows, with its leading slash.
+        rest: String,
+    },
+    /// The control plane.
+    Control,
+    /// A door that this method does not open.
+    Wrong {
+        /// The methods that do.
+        allow: &'static str,
+    },
+    /// Nothing.
+    None,
+}
+
+/// Paths of the control plane, whole.
+const CONTROL: [&str; 6] = ["/health", "/stats", "/livez", "/readyz", "/metrics", "/admin/reload"];
+
+impl Door {
+    /// The door of a request. The path is taken as it came: ids need no escapes, so an escaped one leads nowhere.
+    pub(super) fn find(request: &RequestHeader) -> Self {
+        let path = request.uri.path();
+        let post = request.method == Method::POST;
+        match path {
+            "/mcp" if post => return Self::Envelope,
+            "/rpc" if post => return Self::Rpc,
+            "/mcp" | "/rpc" => return Self::Wrong { allow: "POST" },
+            _ if CONTROL.contains(&path) => return Self::Control,
+            _ => {}
+        }
+        let Some(rest) = path.strip_prefix("/servers") else { return Self::None };
+        let Some(rest) = rest.strip_prefix('/') else {
+            return if rest.is_empty() { Self::Control } else { Self::None };
+        };
+        match rest.split_once('/') {
+            Some((id, "mcp")) => match request.method {
+                Method::POST | Method::GET | Method::DELETE => Self::Server { id: id.to_owned() },
+                _ => Self::Wrong { allow: "GET, POST, DELETE" },
+            },
+            Some((_, "start" | "stop")) | None => Self::Control,
+            Some((id, rest)) => match rest.strip_prefix("raw") {
+                Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+                    Self::Raw { id: id.to_owned(), rest: rest.to_owned() }
+                }
+                _ => Self::None,
+            },
+        }
+    }
+
+    /// Its name in the access log.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Server { .. } => "server",
+            Self::Envelope => "mcp",
+            Self::Rpc => "rpc",
+            Self::Raw { .. } => "raw",
+            Self::Control => "control",
+            Self::Wrong { .. } | Self::None => "none",
+        }
+    }
+
+    /// How a refusal is worded at it.
+    pub(super) fn style(&self) -> Style {
+        match self {
+            Self::Server { .. } => Style::Mcp,
+            Self::Envelope | Self::Rpc => Style::OpenMcp,
+            Self::Raw { .. } | Self::Control | Self::Wrong { .. } | Self::None => Style::Plain,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(method: &str, path: &str, want: &Door) {
+        let request = RequestHeader::build(method, path.as_bytes(), None).unwrap();
+        assert_eq!(&Door::find(&request), want);
+    }
+
+    #[test]
+    fn paths_lead_to_doors() {
+        let server = |id: &str| Door::Server { id: id.into() };
+        check("POST", "/servers/a/mcp", &server("a"));
+        check("GET", "/servers/a/mcp?x=1", &server("a"));
+        check("PUT", "/servers/a/mcp", &Door::Wrong { allow: "GET, POST, DELETE" });
+        check("POST", "/servers/a%2Fb/mcp", &server("a%2Fb"));
+        check("POST", "/servers//mcp", &server(""));
+        check("POST", "/mcp", &Door::Envelope);
+        check("GET", "/mcp", &Door::Wrong { allow: "POST" });
+        check("POST", "/rpc", &Door::Rpc);
+        check("GET", "/servers", &Door::Control);
+        check("GET", "/servers/a", &Door::Control);
+        check("POST", "/servers/a/start", &Door::Control);
+        check("GET", "/readyz?verbose", &Door::Control);
+        check("GET", "/servers/a/raw/x/y", &Door::Raw { id: "a".into(), rest: "/x/y".into() });
+        check("GET", "/servers/a/rawx", &Door::None);
+        check("GET", "/serversx", &Door::None);
+        check("GET", "/servers/a/mcp/", &Door::None);
+        check("GET", "/", &Door::None);
+    }
+}

@@ -1,0 +1,283 @@
+//! One MCP exchange: the message read and checked, the hub asked, one reply written.
+//! Not here: who may come this far (`admit`), what the answer is (`hub`), how it is written (`write`).
+
+use std::sync::Arc;
+
+use http::Method as Verb;
+use pingora_proxy::Session;
+
+use super::admit::Admitted;
+use super::rejection::Rejection;
+use super::{Ctx, Proxy, body, headers, write};
+use crate::hub::{Asked, HubError, Relayed};
+use crate::mcp::{self, Era, Id, Kind, Malformed, Message, Method, ParseLimits};
+use crate::upstream::{Upstream, View};
+
+const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
+
+/// `/servers/{id}/mcp`: a client that speaks MCP, and one server.
+pub(super) async fn at_server(
+    proxy: &Proxy,
+    session: &mut Session,
+    ctx: &mut Ctx,
+    view: &View,
+    id: &str,
+) -> Result<(), Rejection> {
+    let admitted = admit(proxy, session, ctx)?;
+    let verb = session.req_header().method.clone();
+    // The message is read before the server is looked up, so that every refusal from here on answers its id.
+    let (asked, message_id) = match verb {
+        Verb::POST => message(proxy, session, ctx).await?,
+        _ => without_message(session, ctx, verb)?,
+    };
+    let upstream = enter(ctx, view, id, message_id.clone())?;
+    let waiter = Waiter { upstream, id: message_id, style: Asking::Relay };
+    answer(proxy, session, ctx, &admitted, waiter, asked).await
+}
+
+/// `POST /mcp`: the Open MCP Gateway's envelope, which names the server in the body.
+pub(super) async fn at_envelope(
+    proxy: &Proxy,
+    session: &mut Session,
+    ctx: &mut Ctx,
+    view: &View,
+) -> Result<(), Rejection> {
+    let admitted = admit(proxy, session, ctx)?;
+    if !headers::is_json(&session.req_header().headers) {
+        return Err(Rejection::NotJsonType);
+    }
+    let bytes = body::read(session, &proxy.limits).await?;
+    let message = parse(proxy, &bytes)?;
+    let Some(server) = message.server_id.as_deref() else {
+        return Err(Rejection::NoServerId { place: "server_id" });
+    };
+    let upstream = enter(ctx, view, server, id_of(&message))?;
+    plain(proxy, session, ctx, &admitted, upstream, &bytes).await
+}
+
+/// `POST /rpc`: the same, with the server named by a header.
+pub(super) async fn at_rpc(
+    proxy: &Proxy,
+    session: &mut Session,
+    ctx: &mut Ctx,
+    view: &View,
+) -> Result<(), Rejection> {
+    let admitted = admit(proxy, session, ctx)?;
+    let mut named = session.req_header().headers.get_all(headers::SERVER_ID).iter();
+    let server = match (named.next().and_then(|value| value.to_str().ok()), named.next()) {
+        (Some(server), None) => server.trim().to_owned(),
+        _ => return Err(Rejection::NoServerId { place: "X-Server-ID header" }),
+    };
+    if !headers::is_json(&session.req_header().headers) {
+        return Err(Rejection::NotJsonType);
+    }
+    let bytes = body::read(session, &proxy.limits).await?;
+    // The contract's own examples leave `jsonrpc` out here as well.
+    let bytes = match mcp::rebuild_for_forwarding(&bytes) {
+        Some(rebuilt) if mcp::parse(&bytes, parse_limits(proxy)).is_err() => rebuilt.into(),
+        _ => bytes,
+    };
+    let message = parse(proxy, &bytes)?;
+    let upstream = enter(ctx, view, &server, id_of(&message))?;
+    plain(proxy, session, ctx, &admitted, upstream, &bytes).await
+}
+
+/// A call of a client that knows neither sessions nor streams.
+async fn plain(
+    proxy: &Proxy,
+    session: &mut Session,
+    ctx: &mut Ctx,
+    admitted: &Admitted,
+    upstream: Arc<Upstream>,
+    bytes: &bytes::Bytes,
+) -> Result<(), Rejection> {
+    let rebuilt = mcp::rebuild_for_forwarding(bytes).map_or_else(|| bytes.clone(), Into::into);
+    let message = parse(proxy, &rebuilt)?;
+    note(ctx, &message, Era::Legacy);
+    let id = id_of(&message);
+    let asked = Asked {
+        verb: Verb::POST,
+        method: message.method,
+        wants_response: message.kind == Kind::Request,
+        era: Era::Legacy,
+        headers: headers::forwarded(&http::HeaderMap::new(), &Verb::POST, ctx.record.request_id()),
+        session: None,
+        body: rebuilt.clone(),
+    };
+    let waiter = Waiter { upstream, id, style: Asking::Plain };
+    answer(proxy, session, ctx, admitted, waiter, asked).await
+}
+
+fn admit(proxy: &Proxy, session: &Session, ctx: &mut Ctx) -> Result<Admitted, Rejection> {
+    let admitted = proxy.admission.admit(&session.req_header().headers);
+    match &admitted {
+        Ok(admitted) => ctx.record.caller = Some(Arc::clone(&admitted.caller)),
+        Err(Rejection::RateLimited { caller, .. }) => ctx.record.caller = Some(Arc::clone(caller)),
+        Err(_) => {}
+    }
+    admitted
+}
+
+fn enter(ctx: &mut Ctx, view: &View, server: &str, id: Option<Id>) -> Result<Arc<Upstream>, Rejection> {
+    let unknown = || Rejection::UnknownServer { server: server.chars().take(64).collect(), id };
+    let upstream = view.upstream(server).ok_or_else(unknown)?;
+    if upstream.is_raw() {
+        return Err(Rejection::OnlyRaw);
+    }
+    upstream.activity.asked();
+    ctx.record.upstream = Some(Arc::clone(upstream));
+    Ok(Arc::clone(upstream))
+}
+
+/// Hop 3: the bounded body becomes a message, its headers are checked against it, and its era is told.
+async fn message(
+    proxy: &Proxy,
+    session: &mut Session,
+    ctx: &mut Ctx,
+) -> Result<(Asked, Option<Id>), Rejection> {
+    let head = &session.req_header().headers;
+    if !headers::is_json(head) {
+        return Err(Rejection::NotJsonType);
+    }
+    if !headers::accepts(head, &[JSON, EVENTS]) {
+        return Err(Rejection::NotAcceptable { accept: "application/json and text/event-stream" });
+    }
+    let bytes = body::read(session, &proxy.limits).await?;
+    let message = parse(proxy, &bytes)?;
+    let head = &session.req_header().headers;
+    let id = id_of(&message);
+    let era = mcp::check_mirrored(head, &message)
+        .map_err(|fault| Rejection::HeaderMismatch { fault, id: id.clone() })?;
+    note(ctx, &message, era);
+    let asked = Asked {
+        verb: Verb::POST,
+        method: message.method,
+        wants_response: message.kind == Kind::Request,
+        era,
+        headers: headers::forwarded(head, &Verb::POST, ctx.record.request_id()),
+        session: session_id(head)?,
+        body: bytes.clone(),
+    };
+    Ok((asked, id))
+}
+
+/// GET and DELETE: the legacy stream and the end of a session.
+fn without_message(session: &Session, ctx: &mut Ctx, verb: Verb) -> Result<(Asked, Option<Id>), Rejection> {
+    let head = &session.req_header().headers;
+    let method = if verb == Verb::GET { Method::Stream } else { Method::EndSession };
+    if method == Method::Stream && !headers::accepts(head, &[EVENTS]) {
+        return Err(Rejection::NotAcceptable { accept: EVENTS });
+    }
+    ctx.record.method = Some(method);
+    ctx.record.era = Some(Era::Legacy);
+    let asked = Asked {
+        headers: headers::forwarded(head, &verb, ctx.record.request_id()),
+        session: session_id(head)?,
+        verb,
+        method,
+        wants_response: false,
+        era: Era::Legacy,
+        body: bytes::Bytes::new(),
+    };
+    Ok((asked, None))
+}
+
+/// Who waits for the answer, and how.
+struct Waiter {
+    upstream: Arc<Upstream>,
+    id: Option<Id>,
+    style: Asking,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asking {
+    Relay,
+    Plain,
+}
+
+/// Asks the hub while watching whether the client is still there, and writes the reply.
+async fn answer(
+    proxy: &Proxy,
+    session: &mut Session,
+    ctx: &mut Ctx,
+    admitted: &Admitted,
+    waiter: Waiter,
+    asked: Asked,
+) -> Result<(), Rejection> {
+    let Waiter { upstream, id, style } = waiter;
+    // A client of the modern era cancels by leaving; one of the legacy era only lost its connection, and its call
+    // goes on (2026-07-28 and 2025-11-25/basic/transports). A stream without a client is of no use in either.
+    let leaving_cancels = asked.era == Era::Modern || asked.method == Method::Stream;
+    let asking = async {
+        match style {
+            Asking::Relay => proxy.hub.relay(&admitted.caller, &upstream, asked).await,
+            Asking::Plain => proxy.hub.ask(&admitted.caller, &upstream, asked).await,
+        }
+    };
+    let Some(asked) = write::unless_gone(session, leaving_cancels, asking).await else {
+        ctx.record.client_gone();
+        session.set_keepalive(None);
+        return Ok(());
+    };
+    let Relayed { mut reply, outcome, upstream_time, attempts, in_flight } = asked.map_err(|error| {
+        let server = upstream.server.id.as_str().to_owned();
+        refused(ctx, &error);
+        Rejection::Hub { error, server, id: id.clone() }
+    })?;
+    ctx.record.outcome = outcome;
+    ctx.record.upstream_time = Some(upstream_time);
+    ctx.record.attempts = attempts;
+    if let Some(decision) = &admitted.decision {
+        super::rejection::rate_headers(&mut reply.headers, decision);
+    }
+    let watching = write::Watching {
+        leaving_cancels,
+        id,
+        event_bytes_max: proxy.limits.answer_bytes_max,
+        draining: proxy.draining.clone(),
+    };
+    write::reply(session, ctx, reply, Some(watching)).await;
+    drop(in_flight);
+    Ok(())
+}
+
+/// A call that was sent and failed still took the upstream's time.
+fn refused(ctx: &mut Ctx, error: &HubError) {
+    if let HubError::Upstream(crate::upstream::UpstreamError::Timeout(after)) = error {
+        ctx.record.upstream_time = Some(*after);
+    }
+}
+
+fn session_id(headers: &http::HeaderMap) -> Result<Option<String>, Rejection> {
+    let mut values = headers.get_all(headers::SESSION).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        // What is no text cannot be an id of ours, and is found to be none like any other.
+        (Some(id), None) => Ok(Some(id.to_str().unwrap_or_default().to_owned())),
+        _ => Ok(Some(String::new())),
+    }
+}
+
+fn parse_limits(proxy: &Proxy) -> ParseLimits {
+    ParseLimits { depth_max: proxy.limits.json_depth_max }
+}
+
+fn parse<'b>(proxy: &Proxy, bytes: &'b [u8]) -> Result<Message<'b>, Rejection> {
+    mcp::parse(bytes, parse_limits(proxy)).map_err(|malformed: Malformed| Rejection::Malformed(malformed))
+}
+
+fn id_of(message: &Message<'_>) -> Option<Id> {
+    message.id.and_then(|raw| Id::from_json(raw.get()))
+}
+
+fn note(ctx: &mut Ctx, message: &Message<'_>, era: Era) {
+    ctx.record.method = Some(message.method);
+    ctx.record.era = Some(era);
+    if message.kind != Kind::Response {
+        ctx.record.method_name = Some(message.method_name.clone().into_owned());
+    }
+    if matches!(message.method, Method::ToolsCall | Method::PromptsGet) {
+        ctx.record.tool = message.params.text("name").map(std::borrow::Cow::into_owned);
+    }
+}

@@ -1,0 +1,132 @@
+//! What we do not read: the control plane, and raw upstreams that the catalog names. Pingora proxies it.
+//! Not here: MCP exchanges (`exchange`); the control plane's own routes and authentication (`control`).
+
+use std::path::Path;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, header};
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+
+use super::Ctx;
+use super::admit::{Admission, Admitted};
+use super::headers::REQUEST_ID;
+use super::rejection::Rejection;
+use crate::auth;
+use crate::hub::HubError;
+use crate::upstream::{RawTarget, View};
+
+/// Where opaque forwards go.
+pub struct Forwarding {
+    control: HttpPeer,
+}
+
+/// One opaque forward.
+pub(super) struct Forward {
+    peer: HttpPeer,
+    raw: Option<Raw>,
+}
+
+/// What a raw upstream needs besides a peer.
+struct Raw {
+    target: RawTarget,
+    path: String,
+    _admitted: Admitted,
+}
+
+/// Headers of a client that never leave: every kind of credential, and what claims an identity.
+const KEPT_BACK: [HeaderName; 8] = [
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::PROXY_AUTHORIZATION,
+    header::FORWARDED,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("proxy"),
+];
+
+impl Forwarding {
+    /// Forwards to the control plane's private socket.
+    pub fn new(control_socket: &Path) -> Result<Self> {
+        let path = control_socket.to_str().ok_or_else(|| Error::new(ErrorType::SocketError))?;
+        let mut control = HttpPeer::new_uds(path, false, String::new())?;
+        deadlines(&mut control, Duration::from_secs(2), Duration::from_secs(60));
+        Ok(Self { control })
+    }
+
+    pub(super) fn to_control(&self) -> Forward {
+        Forward { peer: self.control.clone(), raw: None }
+    }
+}
+
+/// Pingora waits for ever unless told otherwise.
+fn deadlines(peer: &mut HttpPeer, connect: Duration, read: Duration) {
+    peer.options.connection_timeout = Some(connect);
+    peer.options.total_connection_timeout = Some(connect * 2);
+    peer.options.read_timeout = Some(read);
+    peer.options.write_timeout = Some(Duration::from_secs(30));
+    peer.options.idle_timeout = Some(Duration::from_secs(4));
+}
+
+/// Lets a caller through to a raw upstream; its credential stays here, the upstream's own goes with it.
+pub(super) async fn to_server(
+    admission: &Admission,
+    session: &Session,
+    ctx: &mut Ctx,
+    view: &View,
+    (id, rest): (&str, &str),
+) -> std::result::Result<Forward, Rejection> {
+    let request = session.req_header();
+    let admitted = admission.admit(&request.headers)?;
+    ctx.record.caller = Some(admitted.caller.clone());
+    let unknown = || Rejection::UnknownServer { server: id.chars().take(64).collect(), id: None };
+    let upstream = view.upstream(id).ok_or_else(unknown)?;
+    ctx.record.upstream = Some(upstream.clone());
+    upstream.activity.asked();
+    let failed = |error: HubError| Rejection::Hub { error, server: id.to_owned(), id: None };
+    auth::allow(&admitted.caller, &upstream.server.id, ()).map_err(|denied| failed(denied.into()))?;
+    let target =
+        upstream.raw_target().await.map_err(|error| failed(error.into()))?.ok_or(Rejection::NotRaw)?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the address is resolved, so nothing blocks and nothing can fail"
+    )]
+    let mut peer = HttpPeer::new(target.address, target.secure, target.host.clone());
+    deadlines(&mut peer, upstream.server.timeouts.connect, upstream.server.timeouts.response);
+    let query = request.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let path = format!("{}{rest}{query}", target.path.trim_end_matches('/'));
+    let path = if path.starts_with('/') { path } else { format!("/{path}") };
+    Ok(Forward { peer, raw: Some(Raw { target, path, _admitted: admitted }) })
+}
+
+impl Forward {
+    pub(super) fn peer(&self) -> Box<HttpPeer> {
+        Box::new(self.peer.clone())
+    }
+
+    /// Makes the client's request one of ours.
+    pub(super) fn prepare(&self, request: &mut RequestHeader, request_id: &str) -> Result<()> {
+        request.insert_header(REQUEST_ID, request_id)?;
+        let Some(raw) = &self.raw else { return Ok(()) };
+        for name in &KEPT_BACK {
+            request.remove_header(name);
+        }
+        let invalid = |_| Error::new(ErrorType::InvalidHTTPHeader);
+        request.set_uri(raw.path.parse().map_err(invalid)?);
+        let authority = HeaderValue::from_str(&raw.target.authority)
+            .map_err(|_| Error::new(ErrorType::InvalidHTTPHeader))?;
+        request.insert_header(header::HOST, authority)?;
+        for (name, value) in &raw.target.headers {
+            request.insert_header(name.clone(), value.clone())?;
+        }
+        Ok(())
+    }
+}
+
+/// An upstream's challenge or cookie is not ours to hand on, and its name is nobody's business.
+pub(super) fn clean(response: &mut ResponseHeader) {
+    response.remove_header(&header::SERVER);
+}

@@ -1,0 +1,341 @@
+//! Why we refuse, and the one table that says how a refusal looks: status, code, words, metric and log level.
+//! Not here: who refuses (`admit`, `exchange`) and how a refusal is written (`write`).
+//!
+//! The words are ours: no text of an upstream, no address and no name that the caller may not see is in them.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde_json::json;
+
+use super::headers::REQUEST_ID;
+use crate::auth::Caller;
+use crate::hub::{HubError, Lie};
+use crate::limit::Decision;
+use crate::mcp::{Code, HeaderFault, Id, Malformed, MalformedKind, RpcError};
+use crate::reply::{Body, Reply};
+use crate::telemetry::Outcome;
+use crate::upstream::UpstreamError;
+
+/// Why a request is refused.
+#[derive(Debug)]
+pub(super) enum Rejection {
+    NoDoor,
+    WrongMethod { allow: &'static str },
+    Host,
+    Origin,
+    UriTooLong,
+    HeadersTooLarge,
+    NoCredential,
+    BadCredential,
+    RateLimited { decision: Decision, caller: Arc<Caller> },
+    Busy,
+    BodyTooLarge { bytes_max: usize },
+    BodyTooSlow,
+    BodyBroken,
+    Encoded,
+    NotJsonType,
+    NotAcceptable { accept: &'static str },
+    Malformed(Malformed),
+    HeaderMismatch { fault: HeaderFault, id: Option<Id> },
+    NoServerId { place: &'static str },
+    UnknownServer { server: String, id: Option<Id> },
+    Hub { error: HubError, server: String, id: Option<Id> },
+    NotRaw,
+    OnlyRaw,
+    ForwardFailed,
+}
+
+/// How a refusal is worded: by the customs of the door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Style {
+    /// A JSON-RPC error.
+    Mcp,
+    /// The Open MCP Gateway's: JSON-RPC for what went wrong with a call, `{error, message}` for the rest.
+    OpenMcp,
+    /// `{error, message}`.
+    Plain,
+}
+
+/// One row of the table.
+struct Row {
+    status: StatusCode,
+    code: Code,
+    /// Stable, for programs and logs.
+    reason: &'static str,
+    words: String,
+    outcome: Outcome,
+}
+
+impl Rejection {
+    fn row(&self) -> Row {
+        use Outcome::{Denied, RateLimited, TransportError};
+        use StatusCode as S;
+        let row = |status, code, reason, words: &str, outcome| Row {
+            status,
+            code,
+            reason,
+            words: words.into(),
+            outcome,
+        };
+        let bad = |status, reason, words: &str| row(status, Code::INVALID_REQUEST, reason, words, Denied);
+        match self {
+            Self::NoDoor => bad(S::NOT_FOUND, "no_door", "nothing is here: servers are at /servers/{id}/mcp"),
+            Self::WrongMethod { .. } => {
+                bad(S::METHOD_NOT_ALLOWED, "wrong_method", "this path does not take that method")
+            }
+            Self::Host => bad(S::FORBIDDEN, "host", "this Host is not served here: list it in `hosts`"),
+            Self::Origin => bad(S::FORBIDDEN, "origin", "this Origin may not call: list it in `origins`"),
+            Self::UriTooLong => bad(S::URI_TOO_LONG, "uri_too_long", "the path is too long"),
+            Self::HeadersTooLarge => {
+                bad(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "too many or too large headers")
+            }
+            Self::NoCredential => {
+                row(S::UNAUTHORIZED, Code::UNAUTHENTICATED, "no_credential", "API key required", Denied)
+            }
+            Self::BadCredential => {
+                row(S::UNAUTHORIZED, Code::UNAUTHENTICATED, "bad_credential", "Invalid API key", Denied)
+            }
+            Self::RateLimited { .. } => row(
+                S::TOO_MANY_REQUESTS,
+                Code::RATE_LIMITED,
+                "rate_limited",
+                "too many requests: wait and try again",
+                RateLimited,
+            ),
+            Self::Busy => row(
+                S::SERVICE_UNAVAILABLE,
+                Code::UNAVAILABLE,
+                "busy",
+                "the gateway has all the calls it may have in flight",
+                RateLimited,
+            ),
+            Self::BodyTooLarge { bytes_max } => Row {
+                words: format!("the body is longer than {bytes_max} bytes"),
+                ..bad(S::PAYLOAD_TOO_LARGE, "body_too_large", "")
+            },
+            Self::BodyTooSlow => bad(S::REQUEST_TIMEOUT, "body_too_slow", "the body did not come in time"),
+            Self::BodyBroken => {
+                bad(S::BAD_REQUEST, "body_broken", "the body ended before its length or is ill framed")
+            }
+            Self::Encoded => {
+                bad(S::UNSUPPORTED_MEDIA_TYPE, "encoded_body", "compressed bodies are not taken")
+            }
+            Self::NotJsonType => {
+                bad(S::UNSUPPORTED_MEDIA_TYPE, "content_type", "Content-Type must be application/json")
+            }
+            Self::NotAcceptable { accept } => Row {
+                words: format!("Accept must list {accept}"),
+                ..bad(S::NOT_ACCEPTABLE, "not_acceptable", "")
+            },
+            Self::Malformed(malformed) => malformed_row(malformed),
+            Self::HeaderMismatch { fault, .. } => {
+                let (code, reason) = match fault {
+                    HeaderFault::Mismatch(_) => (Code::HEADER_MISMATCH, "header_mismatch"),
+                    HeaderFault::MissingMeta(_) => (Code::INVALID_PARAMS, "missing_meta"),
+                };
+                row(S::BAD_REQUEST, code, reason, &fault.to_string(), Denied)
+            }
+            Self::NoServerId { place } => {
+                Row { words: format!("{place} required"), ..bad(S::BAD_REQUEST, "no_server_id", "") }
+            }
+            Self::UnknownServer { server, .. } => Row {
+                words: format!("Server '{server}' not found"),
+                ..row(S::NOT_FOUND, Code::NOT_FOUND, "unknown_server", "", Denied)
+            },
+            Self::Hub { error, server, .. } => hub_row(error, server),
+            Self::NotRaw => bad(S::NOT_FOUND, "not_raw", "this server is no raw upstream"),
+            Self::OnlyRaw => bad(S::NOT_FOUND, "only_raw", "this server is raw: it is at /servers/{id}/raw/"),
+            Self::ForwardFailed => row(
+                S::BAD_GATEWAY,
+                Code::BAD_UPSTREAM,
+                "forward_failed",
+                "what is behind did not answer",
+                TransportError,
+            ),
+        }
+    }
+
+    /// Its stable name.
+    pub(super) fn reason(&self) -> &'static str {
+        self.row().reason
+    }
+
+    /// What it counts as.
+    pub(super) fn outcome(&self) -> Outcome {
+        self.row().outcome
+    }
+
+    fn id(&self) -> Option<&Id> {
+        match self {
+            Self::Malformed(malformed) => malformed.id.as_ref(),
+            Self::HeaderMismatch { id, .. } | Self::UnknownServer { id, .. } | Self::Hub { id, .. } => {
+                id.as_ref()
+            }
+            _ => None,
+        }
+    }
+
+    /// The refusal as an answer. The request's id goes in here, once.
+    pub(super) fn render(&self, style: Style, request_id: &str) -> Reply {
+        let mut row = self.row();
+        let rpc = match style {
+            Style::Mcp => true,
+            Style::OpenMcp => {
+                matches!(self, Self::Malformed(_) | Self::UnknownServer { .. } | Self::Hub { .. })
+            }
+            Style::Plain => false,
+        };
+        if style == Style::OpenMcp {
+            self.as_the_contract_says(&mut row);
+        }
+        let body = if rpc {
+            let data = json!({"reason": row.reason, "requestId": request_id});
+            let error = RpcError { code: row.code, message: row.words, data: Some(data) };
+            error.to_message(self.id())
+        } else {
+            let name = row.status.canonical_reason().unwrap_or("Error");
+            let body =
+                json!({"error": name, "message": row.words, "reason": row.reason, "request_id": request_id});
+            body.to_string().into()
+        };
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.add_headers(&mut headers, style);
+        if let Ok(id) = HeaderValue::from_str(request_id) {
+            headers.insert(REQUEST_ID, id);
+        }
+        Reply { status: row.status, headers, body: Body::Whole(body) }
+    }
+
+    /// Contract 001: 403 for a wrong key, and its own codes for what a backend did.
+    fn as_the_contract_says(&self, row: &mut Row) {
+        match self {
+            Self::BadCredential => row.status = StatusCode::FORBIDDEN,
+            Self::Hub { error: HubError::Upstream(_) | HubError::Lie(_), .. } => {
+                row.code = Code::SERVER_ERROR;
+                row.words = format!("Server error: {}", row.words);
+            }
+            _ => {}
+        }
+    }
+
+    fn add_headers(&self, headers: &mut HeaderMap, style: Style) {
+        match self {
+            Self::NoCredential | Self::BadCredential
+                if style != Style::OpenMcp || matches!(self, Self::NoCredential) =>
+            {
+                headers
+                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tollgate\""));
+            }
+            Self::WrongMethod { allow } => {
+                headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+            }
+            Self::RateLimited { decision, .. } => {
+                rate_headers(headers, decision);
+                headers.insert(header::RETRY_AFTER, decision.retry_after_seconds().into());
+            }
+            Self::Busy
+            | Self::Hub {
+                error: HubError::Upstream(UpstreamError::NoneHealthy | UpstreamError::Unreachable),
+                ..
+            } => {
+                headers.insert(header::RETRY_AFTER, 1.into());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What a caller's bucket said, as headers.
+pub(super) fn rate_headers(headers: &mut HeaderMap, decision: &Decision) {
+    for (name, number) in decision.headers() {
+        headers.insert(HeaderName::from_static(name), number.into());
+    }
+}
+
+fn malformed_row(malformed: &Malformed) -> Row {
+    let (code, reason) = match &malformed.kind {
+        MalformedKind::NotJson(_) => (Code::PARSE, "not_json"),
+        MalformedKind::TooDeep(_) => (Code::PARSE, "too_deep"),
+        MalformedKind::Batch => (Code::INVALID_REQUEST, "batch"),
+        MalformedKind::NotObject => (Code::INVALID_REQUEST, "not_an_object"),
+        MalformedKind::Ambiguous(_) => (Code::INVALID_REQUEST, "ambiguous_member"),
+        MalformedKind::Envelope(_) => (Code::INVALID_REQUEST, "not_json_rpc"),
+        MalformedKind::Params => (Code::INVALID_PARAMS, "params"),
+    };
+    let words = malformed.kind.to_string();
+    Row { status: StatusCode::BAD_REQUEST, code, reason, words, outcome: Outcome::Denied }
+}
+
+fn hub_row(error: &HubError, server: &str) -> Row {
+    use StatusCode as S;
+    let row = |status, code, reason, words, outcome| Row { status, code, reason, words, outcome };
+    match error {
+        HubError::Denied(_) => row(
+            S::FORBIDDEN,
+            Code::FORBIDDEN,
+            "forbidden",
+            format!("not allowed: server '{server}'"),
+            Outcome::Denied,
+        ),
+        // 404 is what makes a client open a new session (2025-11-25/basic/transports, "Session Management").
+        HubError::Session(_) => row(
+            S::NOT_FOUND,
+            Code::NOT_FOUND,
+            "session_not_found",
+            "Session not found".into(),
+            Outcome::Denied,
+        ),
+        HubError::Upstream(UpstreamError::EndpointGone) => row(
+            S::NOT_FOUND,
+            Code::NOT_FOUND,
+            "session_not_found",
+            "Session not found".into(),
+            Outcome::TransportError,
+        ),
+        HubError::Upstream(UpstreamError::NoneHealthy | UpstreamError::Unreachable) => row(
+            S::SERVICE_UNAVAILABLE,
+            Code::UNAVAILABLE,
+            "no_healthy_endpoint",
+            format!("server '{server}' has no healthy endpoint: try again"),
+            Outcome::TransportError,
+        ),
+        HubError::Upstream(UpstreamError::Broken) => row(
+            S::BAD_GATEWAY,
+            Code::BAD_UPSTREAM,
+            "connection_broke",
+            format!(
+                "server '{server}' closed the connection before it answered: whether the call ran is unknown"
+            ),
+            Outcome::TransportError,
+        ),
+        HubError::Upstream(UpstreamError::Timeout(after)) => row(
+            S::GATEWAY_TIMEOUT,
+            Code::TIMEOUT,
+            "timeout",
+            format!("server '{server}' did not answer within {after:?}: whether the call ran is unknown"),
+            Outcome::Timeout,
+        ),
+        HubError::Lie(lie) => row(
+            S::BAD_GATEWAY,
+            Code::BAD_UPSTREAM,
+            lie_reason(*lie),
+            format!("server '{server}' broke the protocol: {lie}"),
+            Outcome::TransportError,
+        ),
+    }
+}
+
+fn lie_reason(lie: Lie) -> &'static str {
+    match lie {
+        Lie::Redirect => "upstream_redirect",
+        Lie::Credentials => "upstream_credentials",
+        Lie::Type => "upstream_type",
+        Lie::Content => "upstream_content",
+        Lie::Truncated => "upstream_truncated",
+        Lie::TooLong => "upstream_too_long",
+        Lie::NoResponse => "upstream_no_response",
+        Lie::Status(_) => "upstream_status",
+    }
+}

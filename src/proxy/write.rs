@@ -1,0 +1,304 @@
+//! The one writer: every answer that is ours goes to the client here.
+//! Not here: what is answered (`hub`, `rejection`). Pingora's own `respond_error` is never used: it goes past its
+//! modules and always closes the connection.
+
+use std::future::Future;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use http::{HeaderMap, Version, header};
+use http_body_util::BodyExt as _;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::rejection::{Rejection, Style};
+use super::{Ctx, body, headers};
+use crate::mcp::{Answer, Code, Decoder, Id, RpcError, Verdict, encode_event};
+use crate::reply::{Body, Reply, Stream};
+use crate::telemetry::Outcome;
+
+/// What is looked at while a stream passes.
+pub(super) struct Watching {
+    /// Whether the upstream call ends when the client leaves.
+    pub(super) leaving_cancels: bool,
+    /// The request that the stream answers, if it does.
+    pub(super) id: Option<Id>,
+    /// Events up to this size are read for their outcome.
+    pub(super) event_bytes_max: usize,
+    /// Turns true when the gateway shuts down: open-ended streams then end.
+    pub(super) draining: watch::Receiver<bool>,
+}
+
+/// Runs `work`, unless the client leaves first and that ends it.
+pub(super) async fn unless_gone<T>(
+    session: &mut Session,
+    leaving_ends: bool,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::pin!(work);
+    if !leaving_ends {
+        return Some(work.await);
+    }
+    tokio::select! {
+        biased;
+        done = &mut work => Some(done),
+        _ = session.downstream_session.read_body_or_idle(true) => None,
+    }
+}
+
+/// Writes a refusal and records it.
+pub(super) async fn refuse(
+    session: &mut Session,
+    ctx: &mut Ctx,
+    rejection: &Rejection,
+    style: Style,
+) -> pingora_core::Result<()> {
+    ctx.record.outcome = Some(rejection.outcome());
+    ctx.record.reason = Some(rejection.reason());
+    tracing::debug!(request_id = ctx.record.request_id(), reason = rejection.reason(), "refused");
+    body::drain(session).await;
+    let answer = rejection.render(style, ctx.record.request_id());
+    reply(session, ctx, answer, None).await;
+    Ok(())
+}
+
+/// Writes a reply. A client that is gone is no error: there is nobody to tell.
+pub(super) async fn reply(session: &mut Session, ctx: &mut Ctx, reply: Reply, watching: Option<Watching>) {
+    let Reply { status, headers, body } = reply;
+    match body {
+        Body::Whole(body) => {
+            let Ok(head) =
+                head(session, status, &headers, Length::Known(body.len()), ctx.record.request_id())
+            else {
+                return;
+            };
+            let bodiless = body.is_empty();
+            if session.write_response_header(Box::new(head), bodiless).await.is_ok() && !bodiless {
+                let _ = session.write_response_body(Some(body), true).await;
+            }
+        }
+        Body::Stream(stream) => {
+            let Ok(head) = head(session, status, &headers, Length::Unknown, ctx.record.request_id()) else {
+                return;
+            };
+            let there = session.write_response_header(Box::new(head), false).await.is_ok();
+            let mut passing = Passing::new(*stream, watching, there);
+            passing.run(session).await;
+            passing.record(ctx);
+        }
+    }
+}
+
+/// How long a body is.
+#[derive(Clone, Copy)]
+enum Length {
+    Known(usize),
+    Unknown,
+}
+
+fn head(
+    session: &Session,
+    status: http::StatusCode,
+    headers: &HeaderMap,
+    length: Length,
+    request_id: &str,
+) -> pingora_core::Result<ResponseHeader> {
+    let mut head = ResponseHeader::build(status, Some(headers.len() + 3))?;
+    for (name, value) in headers {
+        head.append_header(name.clone(), value.clone())?;
+    }
+    head.insert_header(headers::REQUEST_ID, request_id)?;
+    match length {
+        // 204 has no length (RFC 9110 section 8.6).
+        Length::Known(_) if status == http::StatusCode::NO_CONTENT => {}
+        Length::Known(bytes) => head.insert_header(header::CONTENT_LENGTH, bytes)?,
+        // Without it Pingora would end the body by closing the connection.
+        Length::Unknown if session.req_header().version == Version::HTTP_11 => {
+            head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+        }
+        Length::Unknown => {}
+    }
+    Ok(head)
+}
+
+/// A stream on its way to the client.
+struct Passing {
+    stream: Stream,
+    decoder: Option<Decoder>,
+    outcome: Option<Outcome>,
+    id: Option<Id>,
+    leaving_cancels: bool,
+    draining: Option<watch::Receiver<bool>>,
+    /// Whether the client still takes bytes.
+    there: bool,
+    /// Whether the client got less than a whole answer.
+    broken: bool,
+}
+
+/// What happens next to a stream.
+enum Next {
+    Piece(Bytes),
+    End(Ending),
+    ClientGone,
+    Drained,
+}
+
+/// How an upstream's stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Whole,
+    Broken,
+    Late,
+}
+
+impl Ending {
+    /// What a client is told that was owed a response.
+    fn words(self) -> (Code, &'static str, Outcome) {
+        match self {
+            Self::Whole => (
+                Code::BAD_UPSTREAM,
+                "the server ended its stream without a response",
+                Outcome::TransportError,
+            ),
+            Self::Broken => {
+                (Code::BAD_UPSTREAM, "the server's stream broke before the response", Outcome::TransportError)
+            }
+            Self::Late => (Code::TIMEOUT, "the server's response did not come in time", Outcome::Timeout),
+        }
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Whole => "upstream_no_response",
+            Self::Broken => "upstream_truncated",
+            Self::Late => "timeout",
+        }
+    }
+}
+
+impl Passing {
+    fn new(stream: Stream, watching: Option<Watching>, there: bool) -> Self {
+        let decoder = watching.as_ref().filter(|_| stream.events).map(|w| Decoder::new(w.event_bytes_max));
+        let open_ended = stream.deadline.is_none();
+        let (id, leaving_cancels, draining) = match watching {
+            Some(watching) => {
+                (watching.id, watching.leaving_cancels, Some(watching.draining).filter(|_| open_ended))
+            }
+            None => (None, true, None),
+        };
+        Self { stream, decoder, outcome: None, id, leaving_cancels, draining, there, broken: false }
+    }
+
+    async fn run(&mut self, session: &mut Session) {
+        let first = std::mem::take(&mut self.stream.first);
+        if !first.is_empty() {
+            self.pass(session, first).await;
+        }
+        loop {
+            match self.next(session).await {
+                Next::Piece(piece) => self.pass(session, piece).await,
+                Next::End(ending) => break self.end(session, ending).await,
+                Next::Drained => break self.finish(session).await,
+                Next::ClientGone => self.there = false,
+            }
+            if !self.there && self.leaving_cancels {
+                self.broken = true;
+                return;
+            }
+        }
+    }
+
+    /// Waits for a piece, a deadline, the client's leaving or the gateway's end, whichever comes first.
+    async fn next(&mut self, session: &mut Session) -> Next {
+        let idle = self.stream.idle.map(|idle| Instant::now() + idle);
+        let until = [idle, self.stream.deadline].into_iter().flatten().min();
+        tokio::select! {
+            biased;
+            frame = self.stream.rest.frame() => match frame {
+                Some(Ok(frame)) => frame.into_data().map_or(Next::Piece(Bytes::new()), Next::Piece),
+                Some(Err(_)) => Next::End(Ending::Broken),
+                None => Next::End(Ending::Whole),
+            },
+            _ = session.downstream_session.read_body_or_idle(true), if self.there => Next::ClientGone,
+            () = passed(until) => Next::End(Ending::Late),
+            () = begun(self.draining.as_mut()) => Next::Drained,
+        }
+    }
+
+    async fn pass(&mut self, session: &mut Session, piece: Bytes) {
+        if piece.is_empty() {
+            return;
+        }
+        if let Some(decoder) = &mut self.decoder {
+            let outcome = &mut self.outcome;
+            decoder.feed(&piece, |event| {
+                if let Some(Answer::Response(verdict)) = event.and_then(Answer::read) {
+                    *outcome = Some(match verdict {
+                        Verdict::Ok => Outcome::Ok,
+                        Verdict::ToolError => Outcome::ToolError,
+                        Verdict::RpcError => Outcome::RpcError,
+                    });
+                }
+            });
+        }
+        if self.there {
+            self.there = session.write_response_body(Some(piece), false).await.is_ok();
+        }
+    }
+
+    /// The upstream's stream is over. A client that is owed a response and cannot come back for it is told in the
+    /// stream; any other shortfall breaks the connection, so that the client sees it too.
+    async fn end(&mut self, session: &mut Session, ending: Ending) {
+        let owed = self.id.is_some() && self.outcome.is_none();
+        let resumable = self.decoder.as_ref().is_some_and(Decoder::is_resumable);
+        if !self.stream.events && ending == Ending::Whole
+            || self.stream.events && (!owed || ending == Ending::Whole && resumable)
+        {
+            return self.finish(session).await;
+        }
+        let (code, words, outcome) = ending.words();
+        self.outcome = Some(outcome);
+        if self.stream.events && !resumable {
+            let error =
+                RpcError { code, message: words.into(), data: Some(json!({"reason": ending.reason()})) };
+            let event = encode_event(&error.to_message(self.id.as_ref()));
+            self.there = self.there && session.write_response_body(Some(event), false).await.is_ok();
+            return self.finish(session).await;
+        }
+        self.broken = true;
+        session.set_keepalive(None);
+    }
+
+    async fn finish(&mut self, session: &mut Session) {
+        if self.there {
+            let _ = session.write_response_body(None, true).await;
+        }
+    }
+
+    fn record(&self, ctx: &mut Ctx) {
+        if self.outcome.is_some() {
+            ctx.record.outcome = self.outcome;
+        } else if self.broken {
+            ctx.record.client_gone();
+        }
+        ctx.broken.store(self.broken, Ordering::Relaxed);
+    }
+}
+
+async fn passed(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn begun(draining: Option<&mut watch::Receiver<bool>>) {
+    let Some(draining) = draining else { return std::future::pending().await };
+    // A sender that is gone will never say so; the stream then ends by itself.
+    if draining.wait_for(|draining| *draining).await.is_err() {
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,43 @@
+//! What we answer, as a value, before anything is written.
+//! Not here: who decides it (`hub`, `proxy`) or how it is written (`proxy/write`).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+
+/// An answer to the client.
+#[derive(Debug)]
+pub struct Reply {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers, without those of framing.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Body,
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub enum Body {
+    /// All of it.
+    Whole(Bytes),
+    /// What has come so far, and the rest as it comes.
+    Stream(Box<Stream>),
+}
+
+/// A body that is still coming from an upstream.
+#[derive(Debug)]
+pub struct Stream {
+    /// What was read already.
+    pub first: Bytes,
+    /// The rest.
+    pub rest: UnsyncBoxBody<Bytes, hyper::Error>,
+    /// Longest silence between two pieces; `None` for streams that may be silent for long.
+    pub idle: Option<Duration>,
+    /// Deadline of the whole answer; `None` for streams that are open-ended.
+    pub deadline: Option<tokio::time::Instant>,
+    /// Whether the bytes are server-sent events.
+    pub events: bool,
+}

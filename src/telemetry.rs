@@ -1,0 +1,10 @@
+//! What the gateway shows of itself: metrics, the access log and the program's log.
+//! Not here: what is measured; rooms above hand in values when something has happened.
+
+mod access;
+mod log;
+mod metrics;
+
+pub use access::{AccessLog, Line};
+pub use log::init as init_log;
+pub use metrics::{Meters, Outcome, ServerMeters};

@@ -1,0 +1,330 @@
+//! Starts the built gateway for one test, and stops it with proof: it exits in time and leaves no process behind.
+//! Not here: what is behind it (`fake`, `packages`), who calls it (`client`).
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long the gateway may take to listen: the machine may be busy building something else.
+const START: Duration = Duration::from_secs(30);
+/// How long it may take to end after SIGTERM. Longer than the drain time of `CONF`.
+const STOP: Duration = Duration::from_secs(15);
+/// The settings of a test that gives none.
+const CONF: &str = "drain: 5s\n";
+
+/// A running gateway with its own folder, catalog and state.
+pub(crate) struct Gateway {
+    child: Child,
+    address: SocketAddr,
+    home: TempDir,
+    log: Arc<Log>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+/// What the gateway has written so far, line by line.
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    grown: Condvar,
+}
+
+/// What a test may choose before it starts the gateway.
+pub(crate) struct Builder {
+    catalog: String,
+    conf: String,
+    env: Vec<(String, String)>,
+    home: Option<TempDir>,
+}
+
+impl Builder {
+    /// The text of `tollgate.yaml`.
+    pub(crate) fn conf(mut self, text: &str) -> Self {
+        self.conf = text.to_owned();
+        self
+    }
+
+    /// One variable of the gateway's environment, which otherwise has only `PATH` and `HOME`.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The folder of an earlier gateway, with its state: a restart.
+    pub(crate) fn home(mut self, home: TempDir) -> Self {
+        self.home = Some(home);
+        self
+    }
+
+    /// Starts it and waits until it listens.
+    #[track_caller]
+    pub(crate) fn start(self) -> Gateway {
+        let home = self.home.unwrap_or_else(|| TempDir::with_prefix("tollgate-it-").unwrap());
+        std::fs::write(home.path().join("catalog.yaml"), &self.catalog).unwrap();
+        std::fs::write(home.path().join("tollgate.yaml"), &self.conf).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+            .args(["run", "-c", "tollgate.yaml", "--catalog", "catalog.yaml", "--listen", "127.0.0.1:0"])
+            .current_dir(home.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", home.path())
+            .env("TOLLGATE_STATE_DIR", home.path().join("state"))
+            .envs(self.env)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Log::default());
+        let readers = vec![
+            read_into(&log, child.stdout.take().unwrap()),
+            read_into(&log, child.stderr.take().unwrap()),
+        ];
+        let mut gateway =
+            Gateway { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), home, log, readers };
+        gateway.address = gateway.learn_address();
+        gateway
+    }
+}
+
+fn read_into(log: &Arc<Log>, from: impl Read + Send + 'static) -> JoinHandle<()> {
+    let log = Arc::clone(log);
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            log.lines.lock().unwrap().push(line);
+            log.grown.notify_all();
+        }
+    })
+}
+
+impl Gateway {
+    /// A gateway on that catalog, with everything else at its default.
+    #[track_caller]
+    pub(crate) fn start(catalog: &str) -> Self {
+        Self::with(catalog).start()
+    }
+
+    /// A gateway on that catalog, to be told more.
+    pub(crate) fn with(catalog: &str) -> Builder {
+        Builder { catalog: catalog.to_owned(), conf: CONF.to_owned(), env: Vec::new(), home: None }
+    }
+
+    /// The door of one server.
+    pub(crate) fn url(&self, server: &str) -> String {
+        format!("http://{}/servers/{server}/mcp", self.address)
+    }
+
+    /// Any path on it.
+    pub(crate) fn path(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Its folder: `catalog.yaml`, `tollgate.yaml`, `state/`.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// Replaces the catalog as an editor does: a new file, renamed over the old one.
+    pub(crate) fn edit_catalog(&self, text: &str) {
+        let new = self.home().join(".catalog.yaml.new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, self.home().join("catalog.yaml")).unwrap();
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it has written so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lines.lock().unwrap().join("\n")
+    }
+
+    /// Waits for a line of its log that is JSON and of which `wanted` gives something.
+    #[track_caller]
+    pub(crate) fn wait_for_log<T>(
+        &self,
+        what: &str,
+        within: Duration,
+        wanted: impl Fn(&Value) -> Option<T>,
+    ) -> T {
+        let deadline = Instant::now() + within;
+        let mut seen = 0;
+        let mut lines = self.log.lines.lock().unwrap();
+        loop {
+            for line in &lines[seen..] {
+                if let Some(found) = serde_json::from_str(line).ok().as_ref().and_then(&wanted) {
+                    return found;
+                }
+            }
+            seen = lines.len();
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(
+                !left.is_zero(),
+                "no log line ({what}) within {within:?}. It wrote:\n{}",
+                lines.join("\n")
+            );
+            lines = self.log.grown.wait_timeout(lines, left.min(Duration::from_millis(100))).unwrap().0;
+        }
+    }
+
+    #[track_caller]
+    fn learn_address(&mut self) -> SocketAddr {
+        let deadline = Instant::now() + START;
+        loop {
+            let address = self.log.lines.lock().unwrap().iter().find_map(|line| listening(line));
+            if let Some(address) = address {
+                return address;
+            }
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.readers.drain(..).for_each(|reader| reader.join().unwrap());
+                panic!("the gateway ended ({status}) before it listened. It wrote:\n{}", self.log());
+            }
+            assert!(Instant::now() < deadline, "the gateway does not listen. It wrote:\n{}", self.log());
+            let lines = self.log.lines.lock().unwrap();
+            drop(self.log.grown.wait_timeout(lines, Duration::from_millis(50)).unwrap());
+        }
+    }
+
+    /// Its descendants, and whatever else works in its folder.
+    pub(crate) fn descendants(&self) -> BTreeSet<u32> {
+        let mut found = processes_in(self.home());
+        let parents: Vec<(u32, u32)> = processes().filter_map(|pid| Some((pid, parent(pid)?))).collect();
+        let mut grown = true;
+        while grown {
+            grown = false;
+            for &(pid, parent) in &parents {
+                grown |= (parent == self.pid() || found.contains(&parent)) && found.insert(pid);
+            }
+        }
+        found.remove(&self.pid());
+        found
+    }
+
+    /// Stops it with SIGTERM and checks that it ends in time, with success, and leaves no process behind.
+    /// Gives its folder back, for a restart.
+    #[track_caller]
+    pub(crate) fn stop(mut self) -> TempDir {
+        let status = self.end();
+        assert!(status.success(), "the gateway ended with {status}. It wrote:\n{}", self.log());
+        std::mem::replace(&mut self.home, TempDir::new().unwrap())
+    }
+
+    /// Kills it with SIGKILL, as a crash would. Gives its folder back; children may be left over.
+    pub(crate) fn kill(mut self) -> TempDir {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.readers.clear();
+        std::mem::replace(&mut self.home, TempDir::new().unwrap())
+    }
+
+    #[track_caller]
+    fn end(&mut self) -> ExitStatus {
+        let children = self.descendants();
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid()).unwrap());
+        let asked = Instant::now();
+        // It may have ended by itself: then the signal has nobody to go to, and the status tells.
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if asked.elapsed() > STOP {
+                self.child.kill().unwrap();
+                self.child.wait().unwrap();
+                panic!("the gateway did not end within {STOP:?} of SIGTERM. It wrote:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        let left: Vec<u32> =
+            children.union(&processes_in(self.home())).copied().filter(|&pid| alive(pid)).collect();
+        assert!(
+            left.is_empty(),
+            "processes left behind: {:?}",
+            left.iter().map(|&pid| (pid, command(pid))).collect::<Vec<_>>()
+        );
+        self.readers.drain(..).for_each(|reader| reader.join().unwrap());
+        status
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        if std::thread::panicking() {
+            // The test has failed already; what the gateway wrote is the best explanation there is.
+            let children = self.descendants();
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            for pid in children {
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap_or(i32::MAX)),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
+            }
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            let _ = std::io::Write::write_all(
+                &mut std::io::stderr(),
+                format!(
+                    "the gateway wrote last:\n{}\n",
+                    tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+                )
+                .as_bytes(),
+            );
+            return;
+        }
+        let status = self.end();
+        assert!(status.success(), "the gateway ended with {status}. It wrote:\n{}", self.log());
+    }
+}
+
+/// The address in the log line that says the gateway listens.
+fn listening(line: &str) -> Option<SocketAddr> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let fields = line.get("fields").unwrap_or(&line);
+    (fields.get("message")?.as_str()? == "listening")
+        .then(|| fields.get("address")?.as_str()?.parse().ok())?
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// Processes whose working directory is in that folder: children of the bridge work in the catalog's folder.
+fn processes_in(folder: &Path) -> BTreeSet<u32> {
+    let works_in = |pid: &u32| {
+        std::fs::read_link(PathBuf::from(format!("/proc/{pid}/cwd"))).is_ok_and(|cwd| cwd.starts_with(folder))
+    };
+    processes().filter(works_in).collect()
+}
+
+fn stat(pid: u32) -> Option<(char, u32)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command in parentheses may contain anything: fields start after the last one.
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    stat(pid).map(|(_, parent)| parent)
+}
+
+/// Whether it runs, or is a zombie that nobody waited for.
+pub(crate) fn alive(pid: u32) -> bool {
+    stat(pid).is_some()
+}
+
+fn command(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ")
+}

@@ -1,0 +1,21 @@
+//! Black-box tests: the built gateway, real sockets, real signals, real MCP servers and official clients.
+//! Not here: tests of one room (beside their code), the rules of the source text (`tests/tidy.rs`).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test stops at the first thing that is wrong, and starts processes and tasks of its own"
+)]
+
+mod client;
+mod conformance;
+mod exchange;
+mod fake;
+mod gateway;
+mod interop;
+mod load;
+mod packages;
+mod stdio;
+mod streams;
+mod upstream;

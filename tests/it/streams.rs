@@ -1,0 +1,223 @@
+//! What the conformance suite cannot see in a proxy: GET streams, disconnects, 202, resumption, server requests.
+//! Not here: what the suite does see (`conformance`), upstreams that lie (`upstream`).
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::client::{Caller, SOON, notification, request};
+use crate::fake::{self, Act, Fake, Seen, Step};
+use crate::gateway::Gateway;
+use crate::packages::Server;
+
+/// How soon an upstream must learn that a modern client is gone.
+const CANCEL: Duration = Duration::from_secs(1);
+
+fn before(url: &str) -> Gateway {
+    Gateway::start(
+        &json!({"servers": [{"id": "it", "runtime": {"type": "remote-http", "url": url}}]}).to_string(),
+    )
+}
+
+/// An honest legacy server, except for what `special` scripts.
+fn legacy_but(special: impl Fn(&Seen) -> Option<Act> + Send + Sync + 'static) -> Fake {
+    Fake::start(move |seen| special(seen).unwrap_or_else(|| fake::legacy(seen)))
+}
+
+fn modern_but(special: impl Fn(&Seen) -> Option<Act> + Send + Sync + 'static) -> Fake {
+    Fake::start(move |seen| special(seen).unwrap_or_else(|| fake::modern(seen)))
+}
+
+#[tokio::test]
+async fn get_stream_delivers_what_the_official_server_announces() {
+    let fixture = Server::fixture();
+    let gateway = before(&fixture.url);
+    let (session, _) = Caller::new(&gateway.url("it")).initialize().await;
+    let mut stream = session.get_stream().await;
+    let call = request(1, "tools/call", json!({"name": "test_trigger_tool_change", "arguments": {}}));
+    assert_eq!(session.post(&call).await.result()["content"][0]["text"], "Announced");
+    assert_eq!(stream.message().await["method"], "notifications/tools/list_changed");
+}
+
+#[tokio::test]
+async fn get_stream_is_not_buffered_and_keeps_ids_and_retry() {
+    let fake = legacy_but(|seen| {
+        (seen.method == "GET").then(|| {
+            Act::Stream(vec![
+                Step::Lines("id: a:1\nretry: 700\ndata:".into()),
+                Step::Gate,
+                Step::Lines("id: a:2\nevent: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/tools/list_changed\"}".into()),
+                Step::Hang,
+            ])
+        })
+    });
+    let gateway = before(&fake.url());
+    let (session, _) = Caller::new(&gateway.url("it")).initialize().await;
+    let mut stream = session.get_stream().await;
+    let first = stream.next().await.unwrap();
+    assert_eq!((first.id.as_deref(), first.retry.as_deref()), (Some("a:1"), Some("700")));
+    fake.release();
+    let second = stream.next().await.unwrap();
+    assert_eq!(second.id.as_deref(), Some("a:2"));
+    assert_eq!(second.json()["method"], "notifications/tools/list_changed");
+    drop(stream);
+    let get = fake.wait_for("GET", SOON).await;
+    fake.wait_for_gone(get.number, SOON).await;
+}
+
+#[tokio::test]
+async fn last_event_id_reaches_the_upstream() {
+    let fake = legacy_but(|seen| {
+        let answer = json!({"jsonrpc": "2.0", "id": 7, "result": {}});
+        (seen.method == "GET").then(|| Act::Stream(vec![Step::Send(answer)]))
+    });
+    let gateway = before(&fake.url());
+    let (session, _) = Caller::new(&gateway.url("it")).initialize().await;
+    let mut stream = session.with("last-event-id", "a:2").get_stream().await;
+    assert_eq!(stream.message().await["id"], 7);
+    assert_eq!(fake.wait_for("GET", SOON).await.headers["last-event-id"], "a:2");
+}
+
+#[tokio::test]
+async fn an_official_server_that_closes_its_stream_is_resumed() {
+    let fixture = Server::fixture();
+    let gateway = before(&fixture.url);
+    let (session, _) = Caller::new(&gateway.url("it")).initialize().await;
+    let call = request(5, "tools/call", json!({"name": "test_reconnection", "arguments": {}}));
+    let mut stream = session.post_stream(&call).await;
+    let mut last = None;
+    while let Some(event) = stream.next().await {
+        last = event.id.or(last);
+        assert!(!event.data.contains("result"), "the stream was to close before the answer");
+    }
+    let last = last.expect("a priming event with an id");
+    let answer = session.with("last-event-id", &last).get_stream().await.message().await;
+    assert_eq!(
+        (&answer["id"], &answer["result"]["content"][0]["text"]),
+        (&json!(5), &json!("Answered after the stream was closed"))
+    );
+}
+
+#[tokio::test]
+async fn modern_disconnect_before_the_answer_reaches_the_upstream_within_a_second() {
+    let fake = modern_but(|seen| (seen.rpc() == "tools/call").then_some(Act::Hang));
+    let gateway = before(&fake.url());
+    let (caller, body) =
+        Caller::new(&gateway.url("it")).modern(1, "tools/call", json!({"name": "echo", "arguments": {}}));
+    let call = tokio::spawn(async move { caller.post(&body).await });
+    let seen = fake.wait_for("tools/call", SOON).await;
+    let left = Instant::now();
+    call.abort();
+    let gone = fake.wait_for_gone(seen.number, CANCEL).await;
+    assert!(gone.duration_since(left) < CANCEL);
+}
+
+#[tokio::test]
+async fn modern_disconnect_in_a_stream_reaches_the_upstream_within_a_second() {
+    let fake = modern_but(|seen| {
+        let progress = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}});
+        (seen.rpc() == "tools/call").then(|| Act::Stream(vec![Step::Send(progress), Step::Hang]))
+    });
+    let gateway = before(&fake.url());
+    let (caller, body) =
+        Caller::new(&gateway.url("it")).modern(1, "tools/call", json!({"name": "echo", "arguments": {}}));
+    let mut stream = caller.post_stream(&body).await;
+    assert_eq!(stream.message().await["method"], "notifications/progress");
+    drop(stream);
+    let seen = fake.wait_for("tools/call", SOON).await;
+    fake.wait_for_gone(seen.number, CANCEL).await;
+}
+
+#[tokio::test]
+async fn legacy_disconnect_is_not_a_cancel() {
+    let fake = legacy_but(|seen| {
+        let progress = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}});
+        (seen.rpc() == "tools/call")
+            .then(|| Act::Stream(vec![Step::Send(progress), Step::Gate, Step::Send(seen.text("late"))]))
+    });
+    let gateway = before(&fake.url());
+    let (session, _) = Caller::new(&gateway.url("it")).initialize().await;
+    let mut stream =
+        session.post_stream(&request(1, "tools/call", json!({"name": "echo", "arguments": {}}))).await;
+    assert_eq!(stream.message().await["method"], "notifications/progress");
+    drop(stream);
+    // Well past the moment at which a modern client's disconnect would have been passed on.
+    let passed = Instant::now();
+    while passed.elapsed() < CANCEL + CANCEL / 2 {
+        assert_eq!(session.post(&request(2, "ping", json!({}))).await.result(), json!({}));
+    }
+    assert_eq!(fake.seen_rpc("notifications/cancelled").len(), 0, "a disconnect was passed on as a cancel");
+    // A cancel that the client does send goes through as it is.
+    let cancelled = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1, "reason": "enough"}});
+    assert_eq!(session.post(&cancelled).await.status, 202);
+    assert_eq!(fake.wait_for("notifications/cancelled", SOON).await.json(), cancelled);
+    fake.release();
+}
+
+#[tokio::test]
+async fn an_accepted_notification_stays_202_without_a_body() {
+    let fake = Fake::start(fake::legacy);
+    let gateway = before(&fake.url());
+    let (session, _) = Caller::new(&gateway.url("it")).initialize().await;
+    let answer = session.post(&notification("notifications/roots/list_changed")).await;
+    assert_eq!((answer.status, answer.body.as_str()), (202, ""), "{answer:?}");
+    fake.wait_for("notifications/roots/list_changed", SOON).await;
+}
+
+#[tokio::test]
+async fn a_server_request_and_the_clients_answer_pass() {
+    let fake = legacy_but(|seen| {
+        let ask = json!({"jsonrpc": "2.0", "id": "ask-1", "method": "roots/list"});
+        (seen.rpc() == "tools/call").then(|| {
+            Act::Stream(vec![
+                Step::Send(ask),
+                Step::Answer(json!("ask-1")),
+                Step::Send(seen.text("answered")),
+            ])
+        })
+    });
+    let gateway = before(&fake.url());
+    let (session, _) = Caller::new(&gateway.url("it")).initialize().await;
+    let mut stream =
+        session.post_stream(&request(1, "tools/call", json!({"name": "echo", "arguments": {}}))).await;
+    let asked = stream.message().await;
+    assert_eq!(asked["method"], "roots/list");
+    let answer = json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"roots": []}});
+    assert_eq!(session.post(&answer).await.status, 202);
+    assert_eq!(stream.message().await["result"]["content"][0]["text"], "answered");
+    assert_eq!(stream.next().await, None);
+}
+
+#[tokio::test]
+async fn a_stream_is_not_buffered() {
+    let fake = modern_but(|seen| {
+        let tick = |n: u32| {
+            Step::Send(
+                json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": n}}),
+            )
+        };
+        (seen.rpc() == "tools/call").then(|| {
+            Act::Stream(vec![tick(1), Step::Gate, tick(2), Step::Gate, Step::Send(seen.text("end"))])
+        })
+    });
+    let gateway = before(&fake.url());
+    let (caller, body) =
+        Caller::new(&gateway.url("it")).modern(1, "tools/call", json!({"name": "echo", "arguments": {}}));
+    let mut stream = caller.post_stream(&body).await;
+    for tick in [1, 2] {
+        // The upstream waits for the gate, so this event can only come if nobody waits for the rest.
+        assert_eq!(stream.message().await["params"]["progress"], tick);
+        fake.release();
+    }
+    assert_eq!(stream.message().await["result"]["content"][0]["text"], "end");
+}
+
+#[tokio::test]
+async fn delete_ends_the_session_upstream() {
+    let fixture = Server::fixture();
+    let gateway = before(&fixture.url);
+    let (session, _) = Caller::new(&gateway.url("it")).initialize().await;
+    let ended = session.send(reqwest::Method::DELETE, Vec::new()).await;
+    assert!((200..300).contains(&ended.status), "{ended:?}");
+    assert_eq!(session.post(&request(1, "tools/list", json!({}))).await.status, 404);
+}
