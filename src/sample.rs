@@ -1,5 +1,4 @@
-//! The built-in MCP servers, for the demo, for tests and for benchmarks: a few honest tools, prompts and
-//! resources, over stdio and over HTTP, in both eras.
+//! The built-in MCP servers, for the demo, tests and benchmarks: small honest tools over stdio and HTTP.
 //! Not here: anything of the gateway; to it these are servers like any other.
 //!
 //! [`stdio`] serves both eras on one process. [`serve_http`] serves one listener with four paths: `/http` (legacy

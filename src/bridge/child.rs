@@ -1,5 +1,4 @@
-//! One child's task: its pipes, its clock and its end. One task owns one child, from its start until no process
-//! of it is left.
+//! One child's task: its pipes, its clock and its end, until no process of it is left.
 //! Not here: what its lines mean (`desk`), processes and signals (`spawn`).
 
 use std::io;

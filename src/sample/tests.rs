@@ -42,11 +42,7 @@ impl Rig {
 
     async fn end(self) {
         self.down.send_replace(true);
-        tokio::time::timeout(std::time::Duration::from_secs(10), self.serving)
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(std::time::Duration::from_secs(10), self.serving).await.unwrap().unwrap();
     }
 
     async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &Value) -> Said {
