@@ -7,7 +7,6 @@ help: ## print this list
 # The dev profile builds in a fraction of the release profile's time, and its dependencies are optimised already.
 run: ## serve conf/tollgate.yaml and catalog.yaml on 127.0.0.1:4444
 	@scripts/prerequisites build
-	cargo build
 	PATH="$(CURDIR)/target/debug:$$PATH" cargo run --quiet -- run -c conf/tollgate.yaml --catalog catalog.yaml $(ARGS)
 
 test: ## run every test, those with the official clients, servers and conformance suite included

@@ -1,4 +1,64 @@
-//! Tollgate.
+//! Tollgate: the edge gateway for fleets of MCP servers.
+//!
+//! One process, three services, each with a runtime of its own. The *proxy* is Pingora and the only thing that
+//! listens to the world. The *bridge* supervises the children of local servers and offers each on a private unix
+//! socket, so that to everything else a stdio server is an HTTP server. The *sidecar* runs the control plane, the
+//! catalog's watch and the health checks.
+//!
+//! # Reading order
+//!
+//! Follow one `tools/call`; its five hops are marked in the doc comments.
+//! 1. [`proxy`]: Pingora's phases; the door that a path leads to.
+//! 2. `proxy/admit`: host, origin, credential, bucket.
+//! 3. `proxy/exchange`: a bounded body becomes a message ([`mcp`]), its era is told, its session unsealed ([`session`]).
+//! 4. `hub/relay`: what the caller may use ([`auth`]) becomes a route.
+//! 5. [`upstream`]: an endpoint is picked, bytes go out, the answer streams back.
+//!
+//! Then [`catalog`] (what is behind the gateway, from [`document`]s with positions), [`bridge`] (children),
+//! [`control`] (the native API and reloads), [`telemetry`] (what is shown), and [`app`], which joins all of it.
+//!
+//! # Rooms and arrows
+//!
+//! `room.rs` is a room's front door, `room/` is private. A room may use those on the right; a test reads this table.
+//!
+//! ```text arrows
+//! command   -> app catalog conf document sample
+//! app       -> auth bridge catalog conf control document hub limit proxy sample session telemetry upstream
+//! proxy     -> auth conf hub limit mcp reply telemetry upstream
+//! control   -> auth bridge catalog conf document hub limit telemetry upstream
+//! hub       -> auth catalog conf mcp reply session telemetry upstream
+//! upstream  -> auth bridge catalog mcp telemetry
+//! bridge    -> catalog conf mcp
+//! sample    -> mcp
+//! session   -> conf
+//! auth      -> catalog conf
+//! limit     -> conf
+//! telemetry -> conf mcp
+//! catalog   -> document
+//! conf      -> document
+//! document  ->
+//! mcp       ->
+//! reply     ->
+//! ```
+//!
+//! # Invariants
+//!
+//! * Only `proxy`, `app` and `upstream` know Pingora, and only `control` knows axum. [`mcp`] does no I/O.
+//! * Only `proxy` writes to a client; what is decided below is a value ([`reply`], or an error of the room).
+//! * `Admitted` is made by `proxy/admit` alone and [`auth::Allowed`] by [`auth::allow`] alone; [`upstream::Fleet::call`]
+//!   takes nothing else. So whoever reaches an upstream was authenticated, limited and allowed: the types say so.
+//! * A request sees one [`upstream::View`] from its first phase to its last; a reload is one swap.
+//! * A client's credential never reaches an upstream: `proxy/headers` lists what passes, and it is not on the list.
+//! * After the first byte of a call has left, it is never sent again.
+//! * Every queue, table, body, line and wait has a bound with a name and a reason, most of them in [`conf::Limits`].
+//!
+//! # What is spawned
+//!
+//! Everything else runs inside a request's own future or inside a service of Pingora's.
+//!
+//! ```text spawns
+//! src/app.rs — the thread that writes the access log — `AccessLog::close`
+//! ```
 
 pub mod app;
 pub mod auth;

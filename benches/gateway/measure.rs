@@ -22,16 +22,20 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts `program` on `core`, waits until `ready` accepts connections. `log` receives stdout and stderr.
+    /// Starts `command` on `core`. `log` receives stderr; stdout, where the access log goes, is read and thrown away.
     pub(crate) fn start(name: &str, core: &str, command: &[String], log: fs::File) -> Result<Self, Failure> {
-        let child = Command::new("taskset")
+        let mut child = Command::new("taskset")
             .args(["-c", core])
             .args(command)
             .stdin(Stdio::null())
-            .stderr(log.try_clone()?)
-            .stdout(log)
+            .stderr(log)
+            .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| format!("{name}: cannot start {command:?} under taskset: {error}"))?;
+        if let Some(mut said) = child.stdout.take() {
+            // On the load generator's core, like any shipper of logs beside a gateway; ends with the process.
+            std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        }
         Ok(Self { child, name: name.to_owned() })
     }
 

@@ -1,7 +1,7 @@
 //! The rows of the report: who is measured, how it is started, where and how it is called.
 //! Not here: the measuring itself (`main`, `load`, `measure`).
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -22,7 +22,7 @@ impl Row {
         self.name == "direct"
     }
 
-    /// Whether the children belong to what is measured: nginx's worker does, an MCP server on stdio does not.
+    /// Whether the children are part of the program: nginx's worker is, an MCP server on stdio is not.
     pub(crate) fn whole_tree(&self) -> bool {
         self.name == "nginx"
     }
@@ -31,7 +31,7 @@ impl Row {
 /// Every row of a run and the processes behind them.
 pub(crate) struct Rows {
     pub all: Vec<Row>,
-    // Dropped, and so ended, with the rows.
+    // Dropped, and so ended, with the rows: last started, first ended.
     running: Vec<Running>,
     folder: tempfile::TempDir,
     only: Vec<String>,
@@ -44,47 +44,50 @@ const TERMINATING: [(&str, &str); 4] = [
     ("terminate-inline", "inline"),
 ];
 
+/// Gateway rows: name, server in the catalog, how it is called.
+const TOLLGATE: [(&str, &str, Era); 3] = [
+    ("tollgate", "null", Era::Legacy),
+    ("tollgate-modern", "null", Era::Modern),
+    ("tollgate-stdio", "stdio", Era::Legacy),
+];
+
+/// The API key of the run.
+const KEY: &str = "bench-key-0123456789abcdef";
+
 impl Rows {
     /// Starts what the rows named by `only` (all but the `terminate` ones when empty) need.
-    pub(crate) fn start(_tollgate: &Path, only: &[String]) -> Result<Self, Failure> {
+    pub(crate) fn start(tollgate: &Path, only: &[String]) -> Result<Self, Failure> {
         let folder = tempfile::Builder::new().prefix("tollgate-bench-").tempdir()?;
         let mut rows = Self { all: Vec::new(), running: Vec::new(), folder, only: only.to_vec() };
         let me = std::env::current_exe()?.display().to_string();
         let backend = measure::free_addr()?;
-        let pid = rows.run(
-            "null-server",
-            LOAD_CORE,
-            backend,
-            vec![me.clone(), "null-server".into(), backend.to_string(), "--sessions".into()],
-        )?;
+        let server = vec![me.clone(), "null-server".into(), backend.to_string(), "--sessions".into()];
+        let pid = rows.run("null-server", LOAD_CORE, backend, server)?;
         if rows.wants("direct") {
             rows.all.push(Row { name: "direct", pid, target: target(backend) });
         }
         if rows.wants("nginx") {
             let listen = measure::free_addr()?;
             let command = nginx::command(rows.folder.path(), listen, backend)?;
-            let pid = rows.run("nginx", GATEWAY_CORE, listen, command)?;
-            rows.all.push(Row { name: "nginx", pid, target: target(listen) });
+            rows.add("nginx", listen, command)?;
         }
+        let ours = |role: &str, listen: SocketAddr| {
+            vec![me.clone(), role.into(), listen.to_string(), backend.to_string()]
+        };
         if rows.wants("bare-pingora") {
             let listen = measure::free_addr()?;
-            let command = vec![me.clone(), "bare".into(), listen.to_string(), backend.to_string()];
-            let pid = rows.run("bare-pingora", GATEWAY_CORE, listen, command)?;
-            rows.all.push(Row { name: "bare-pingora", pid, target: target(listen) });
+            rows.add("bare-pingora", listen, ours("bare", listen))?;
         }
         for (name, client) in TERMINATING {
             if !rows.only.is_empty() && rows.wants(name) {
                 let listen = measure::free_addr()?;
-                let command = vec![
-                    me.clone(),
-                    "terminate".into(),
-                    listen.to_string(),
-                    backend.to_string(),
-                    client.into(),
-                ];
-                let pid = rows.run(name, GATEWAY_CORE, listen, command)?;
-                rows.all.push(Row { name, pid, target: target(listen) });
+                let mut command = ours("terminate", listen);
+                command.push(client.into());
+                rows.add(name, listen, command)?;
             }
+        }
+        if TOLLGATE.iter().any(|(name, ..)| rows.wants(name)) {
+            rows.add_tollgate(tollgate, backend)?;
         }
         if rows.all.is_empty() {
             return Err(format!("no row is named like {only:?}").into());
@@ -96,6 +99,50 @@ impl Rows {
         self.only.is_empty() || self.only.iter().any(|part| name.contains(part.as_str()))
     }
 
+    fn add(&mut self, name: &'static str, listen: SocketAddr, command: Vec<String>) -> Result<(), Failure> {
+        let pid = self.run(name, GATEWAY_CORE, listen, command)?;
+        self.all.push(Row { name, pid, target: target(listen) });
+        Ok(())
+    }
+
+    /// One gateway for all its rows, with everything switched on: key, limit, sealed sessions, access log, metrics.
+    fn add_tollgate(&mut self, program: &Path, backend: SocketAddr) -> Result<(), Failure> {
+        let program = program.canonicalize().map_err(|error| {
+            format!("{}: {error}; build it first, or name it by --tollgate", program.display())
+        })?;
+        let folder = self.folder.path().join("tollgate");
+        fs::create_dir_all(&folder)?;
+        let (conf, catalog) = (folder.join("tollgate.yaml"), folder.join("catalog.yaml"));
+        fs::write(&conf, conf_text(&folder))?;
+        fs::write(&catalog, catalog_text(&program, backend))?;
+        let listen = measure::free_addr()?;
+        let command = [
+            program.as_os_str(),
+            "run".as_ref(),
+            "-c".as_ref(),
+            conf.as_os_str(),
+            "--catalog".as_ref(),
+            catalog.as_os_str(),
+            "--listen".as_ref(),
+            listen.to_string().as_ref(),
+        ]
+        .map(|part| part.to_string_lossy().into_owned());
+        let pid = self.run("tollgate", GATEWAY_CORE, listen, command.to_vec())?;
+        for (name, server, era) in TOLLGATE {
+            if self.wants(name) {
+                let target = Target {
+                    addr: listen,
+                    path: format!("/servers/{server}/mcp"),
+                    headers: vec![("Authorization".into(), format!("Bearer {KEY}"))],
+                    era,
+                    tool: "echo".into(),
+                };
+                self.all.push(Row { name, pid, target });
+            }
+        }
+        Ok(())
+    }
+
     fn run(
         &mut self,
         name: &str,
@@ -103,13 +150,43 @@ impl Rows {
         listen: SocketAddr,
         command: Vec<String>,
     ) -> Result<u32, Failure> {
-        let log = File::create(self.folder.path().join(format!("{name}.log")))?;
-        let mut running = Running::start(name, core, &command, log)?;
-        running.wait_for(listen)?;
+        let log = self.folder.path().join(format!("{name}.log"));
+        let mut running = Running::start(name, core, &command, File::create(&log)?)?;
+        running.wait_for(listen).map_err(|error| {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            format!("{error}\n{said}")
+        })?;
         let pid = running.pid();
         self.running.push(running);
         Ok(pid)
     }
+}
+
+/// A limit that is counted for every call and never reached.
+fn conf_text(folder: &Path) -> String {
+    format!(
+        "state_dir: {folder}/state
+threads: 1
+auth:
+  keys:
+    - {{ name: bench, key: {KEY}, servers: ['*'], limit: {{ requests: 4000000000, per: 1s, burst: 4000000000 }} }}
+log: {{ format: json, level: info }}
+limits: {{ child_pending: 2048, idle_connections: 1024 }}
+",
+        folder = folder.display()
+    )
+}
+
+fn catalog_text(program: &Path, backend: SocketAddr) -> String {
+    format!(
+        "servers:
+  - id: 'null'
+    runtime: {{ type: remote-http, url: 'http://{backend}/mcp' }}
+  - id: stdio
+    runtime: {{ type: local-process, command: '{program}', args: [sample, stdio] }}
+",
+        program = program.display()
+    )
 }
 
 fn target(addr: SocketAddr) -> Target {

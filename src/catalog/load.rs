@@ -23,7 +23,9 @@ pub fn load(path: &Path, generation: u64, lookup: Lookup<'_>) -> Result<Snapshot
             if error.kind() == io::ErrorKind::FileTooLarge { Code::TooLarge } else { Code::Unreadable };
         Mistakes::one(Mistake::whole(name.as_str(), code, format!("cannot read the catalog: {error}")))
     })?;
-    let base_dir = path.parent().unwrap_or(Path::new("."));
+    // The parent of a bare file name is the empty path, which is no directory.
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let base_dir = parent.unwrap_or(Path::new("."));
     parse(&text, &name, base_dir, generation, lookup)
 }
 

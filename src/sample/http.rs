@@ -1,294 +1,359 @@
-//! The sample server over HTTP: `/http`, `/modern`, `/mcp` and `/sse` on one listener.
-//! Not here: what it answers (`react`).
+//! MCP over HTTP: connections, paths, and the rules of Streamable HTTP in both eras.
+//! Not here: what the messages mean (`answer`); how a flow becomes events (`stream`).
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
-use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Method as Verb, Request, Response, StatusCode, Uri};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
 
-use super::body::Payload;
-use super::react::{Reaction, react, refuse_modern};
+use super::answer::{Turn, answer, check_revision};
+use super::flow::Flow;
+use super::peer::Peer;
+use super::refusal::Refusal;
+use super::sessions::Sessions;
+use super::{MESSAGE_BYTES_MAX, PARSE, offer, stream};
 use crate::mcp::{
-    Code, Era, HeaderFault, Id, Kind, Message, Method, ParseLimits, RpcError, check_mirrored, encode_event,
-    parse,
+    Era, HeaderFault, Kind, Malformed, Message, Method, MirroredHeaders, Revision, check_mirrored,
+    encode_event, parse,
 };
 
-const LIMITS: ParseLimits = ParseLimits { depth_max: 128 };
-const BODY_BYTES_MAX: usize = 4 << 20;
-const CONNECTIONS_MAX: usize = 4096;
-/// Sessions at once; the oldest unused one is not told from the others, so new ones are refused.
-const SESSIONS_MAX: usize = 65_536;
-const SESSION: &str = "mcp-session-id";
-/// Answers that are on their way at shutdown get this long.
-const FAREWELL: Duration = Duration::from_secs(5);
+const CONNECTIONS_MAX: u32 = 2048;
+/// For the head and for the body of a request.
+const READ_WAIT: Duration = Duration::from_secs(30);
+/// What still runs when the server stops gets this long.
+const GRACE: Duration = Duration::from_secs(4);
+/// After a failed accept: the usual cause, no more file descriptors, lasts.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-type Answer = Response<Payload>;
+const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
-struct Sample {
-    /// Live sessions; the signal turns true at the end of one.
-    sessions: Mutex<HashMap<String, watch::Sender<bool>>>,
-    shutdown: watch::Receiver<bool>,
-}
+type Body = Either<Full<Bytes>, UnsyncBoxBody<Bytes, Infallible>>;
 
-/// Which eras a path speaks.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Path {
-    Legacy,
-    Modern,
-    Both,
-    /// No sessions, and every answer is an event stream.
-    Sse,
-}
-
-/// Serves a listener until `shutdown` turns true.
-pub async fn serve_http(listener: TcpListener, shutdown: watch::Receiver<bool>) {
-    let sample = Arc::new(Sample { sessions: Mutex::default(), shutdown: shutdown.clone() });
-    let mut connections = JoinSet::new();
-    let mut down = shutdown.clone();
+/// Serves until `stopping` turns true.
+pub(super) async fn serve(listener: TcpListener, mut stopping: watch::Receiver<bool>) {
+    let site = Arc::new(Site { sessions: Sessions::default(), stopping: stopping.clone() });
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
     loop {
-        tokio::select! {
-            () = turned(&mut down) => break,
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _)) => { connections.spawn(converse(Arc::clone(&sample), stream)); }
-                // For want of descriptors, or a peer that was too quick to leave.
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            },
-            Some(_) = connections.join_next() => {}
+        let next = async {
+            let place = Arc::clone(&connections).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            _ = stopping.wait_for(|stopping| *stopping) => break,
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let site = Arc::clone(&site);
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "one task a connection, at most CONNECTIONS_MAX; each ends GRACE after `stopping`"
+                )]
+                tokio::spawn(async move {
+                    site.converse(stream).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a sample server could not accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
     drop(listener);
-    drop(timeout(FAREWELL, async { while connections.join_next().await.is_some() {} }).await);
+    // All places are free when all connections have ended.
+    let _ = timeout(GRACE + GRACE / 4, connections.acquire_many(CONNECTIONS_MAX)).await;
 }
 
-async fn turned(down: &mut watch::Receiver<bool>) {
-    drop(down.wait_for(|down| *down).await);
+/// What is spoken under a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Path {
+    Http,
+    Sse,
+    Modern,
+    Mcp,
 }
 
-async fn converse(sample: Arc<Sample>, stream: TcpStream) {
-    // Answers are small; waiting for more would only delay them.
-    drop(stream.set_nodelay(true));
-    let mut shutdown = sample.shutdown.clone();
-    let service = service_fn(move |request| {
-        let sample = Arc::clone(&sample);
-        async move { Ok::<_, Infallible>(sample.answer(request).await) }
-    });
-    let connection =
-        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        // A peer that leaves is no matter of ours.
-        _ = connection.as_mut() => return,
-        () = turned(&mut shutdown) => {}
+impl Path {
+    fn of(uri: &Uri) -> Option<Self> {
+        Some(match uri.path() {
+            "/http" => Self::Http,
+            "/sse" => Self::Sse,
+            "/modern" => Self::Modern,
+            "/mcp" => Self::Mcp,
+            _ => return None,
+        })
     }
-    connection.as_mut().graceful_shutdown();
-    drop(connection.await);
+
+    fn has_sessions(self) -> bool {
+        matches!(self, Self::Http | Self::Mcp)
+    }
+
+    /// Tells the era of a message, and refuses what is not spoken here.
+    fn era(self, headers: &HeaderMap, message: &Message<'_>) -> Result<Era, Refusal> {
+        let told = check_mirrored(headers, message);
+        if self == Self::Http && told != Ok(Era::Legacy) {
+            // Clients that try the modern era first take this for a server that knows only `initialize`.
+            return Err(Refusal::Method(message.method_name.clone().into_owned()));
+        }
+        let era = told.map_err(Refusal::Header)?;
+        let version = headers.get(MirroredHeaders::VERSION).and_then(|value| value.to_str().ok());
+        if self != Self::Modern {
+            if era == Era::Legacy
+                && message.method != Method::Initialize
+                && let Some(version) = version
+                && Revision::parse(version).is_none()
+            {
+                return Err(Refusal::Revision { requested: version.into(), supported: &offer::REVISIONS });
+            }
+            return check_revision(message, era, &offer::REVISIONS).map(|()| era);
+        }
+        let legacy = message.params.text("protocolVersion").filter(|_| message.method == Method::Initialize);
+        match legacy.as_deref().or(version) {
+            Some(requested) if era == Era::Legacy => {
+                Err(Refusal::Revision { requested: requested.into(), supported: &offer::MODERN })
+            }
+            None if era == Era::Legacy => Err(Refusal::Header(HeaderFault::Mismatch("MCP-Protocol-Version"))),
+            _ => check_revision(message, era, &offer::MODERN).map(|()| era),
+        }
+    }
 }
 
-impl Sample {
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
-        let path = match request.uri().path() {
-            "/http" => Path::Legacy,
-            "/modern" => Path::Modern,
-            "/mcp" => Path::Both,
-            "/sse" => Path::Sse,
-            _ => {
-                return refuse(
-                    StatusCode::NOT_FOUND,
-                    Code::NOT_FOUND,
-                    "try /http, /modern, /mcp or /sse",
-                    None,
-                );
-            }
-        };
-        if !request.headers().get(ORIGIN).is_none_or(is_loopback) {
-            return refuse(StatusCode::FORBIDDEN, Code::INVALID_REQUEST, "this origin is not allowed", None);
+struct Site {
+    sessions: Sessions,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Site {
+    async fn converse(self: Arc<Self>, stream: TcpStream) {
+        // A failure here costs some latency and nothing else.
+        let _ = stream.set_nodelay(true);
+        let mut stopping = self.stopping.clone();
+        let service = service_fn(move |request| {
+            let site = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(site.respond(request).await) }
+        });
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(READ_WAIT);
+        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+        tokio::select! {
+            // A broken connection is the client's affair.
+            _ = connection.as_mut() => return,
+            _ = stopping.wait_for(|stopping| *stopping) => {}
         }
-        let sessions = matches!(path, Path::Legacy | Path::Both);
+        connection.as_mut().graceful_shutdown();
+        let _ = timeout(GRACE, connection).await;
+    }
+
+    async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
+        let Some(path) = Path::of(request.uri()) else {
+            return plain(StatusCode::NOT_FOUND, "the paths are /http, /sse, /modern and /mcp");
+        };
+        if !is_local_origin(request.headers()) {
+            return plain(StatusCode::FORBIDDEN, "this origin is not local");
+        }
         match *request.method() {
             Verb::POST => self.post(path, request).await,
-            Verb::GET if sessions => match self.session(request.headers()) {
-                Ok(ended) => {
-                    let first = Bytes::from_static(b":\n\n");
-                    events(Payload::open(first, self.shutdown.clone(), Some(ended)))
-                }
-                Err(answer) => *answer,
-            },
-            Verb::DELETE if sessions => {
-                let id = request.headers().get(SESSION).and_then(|id| id.to_str().ok()).unwrap_or_default();
-                match self.sessions.lock().remove(id) {
-                    Some(ended) => {
-                        ended.send_replace(true);
-                        empty(StatusCode::NO_CONTENT)
-                    }
-                    None => no_session(),
-                }
-            }
+            Verb::GET if path.has_sessions() => self.get(request.headers()),
+            Verb::DELETE if path.has_sessions() => self.delete(request.headers()),
             _ => {
-                let mut answer = empty(StatusCode::METHOD_NOT_ALLOWED);
-                answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-                answer
+                let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "");
+                let allow = if path.has_sessions() { "POST, GET, DELETE" } else { "POST" };
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+                response
             }
         }
     }
 
-    async fn post(&self, path: Path, request: Request<Incoming>) -> Answer {
+    async fn post(&self, path: Path, request: Request<Incoming>) -> Response<Body> {
         let (head, body) = request.into_parts();
-        let Ok(body) = Limited::new(body, BODY_BYTES_MAX).collect().await else {
-            return refuse(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                Code::INVALID_REQUEST,
-                "the body is too long",
-                None,
-            );
-        };
-        let body = body.to_bytes();
-        let message = match parse(&body, LIMITS) {
-            Ok(message) => message,
-            Err(malformed) => {
-                let said = malformed.kind.to_string();
-                return refuse(StatusCode::BAD_REQUEST, Code::INVALID_REQUEST, &said, malformed.id.as_ref());
-            }
-        };
-        let id = message.id.and_then(|raw| Id::from_json(raw.get()));
-        let era = match check_mirrored(&head.headers, &message) {
-            // A path for one era takes the other's requests for its own, and refuses them in its own words.
-            Ok(Era::Legacy) if path == Path::Modern => {
-                return refuse_era(id.as_ref(), "this path speaks 2026-07-28 only");
-            }
-            Ok(era) => era,
-            Err(_) if matches!(path, Path::Legacy | Path::Sse) => Era::Legacy,
-            Err(fault) => {
-                let code = match fault {
-                    HeaderFault::Mismatch(_) => Code::HEADER_MISMATCH,
-                    HeaderFault::MissingMeta(_) => Code::INVALID_PARAMS,
-                };
-                return refuse(StatusCode::BAD_REQUEST, code, &fault.to_string(), id.as_ref());
-            }
-        };
-        match era {
-            Era::Modern if matches!(path, Path::Modern | Path::Both) => self.modern(&message),
-            Era::Modern | Era::Legacy => self.legacy(path, &head.headers, &message),
+        if !lists(&head.headers, &header::CONTENT_TYPE, &["application/json"]) {
+            return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be application/json");
         }
-    }
-
-    fn modern(&self, message: &Message<'_>) -> Answer {
-        let mut out = Vec::new();
-        if message.kind == Kind::Request && refuse_modern(message, &mut out).is_some() {
-            return json(StatusCode::BAD_REQUEST, out);
-        }
-        match react(message, true, &mut out) {
-            Reaction::Answered(Some(Code::METHOD_NOT_FOUND)) => json(StatusCode::NOT_FOUND, out),
-            reaction => self.react(reaction, out, false),
-        }
-    }
-
-    fn legacy(&self, path: Path, headers: &HeaderMap, message: &Message<'_>) -> Answer {
-        let begins = message.method == Method::Initialize && message.kind == Kind::Request;
+        // Clients of `/sse` know JSON-RPC over POST and need not know of both.
         if path != Path::Sse
-            && !begins
-            && let Err(answer) = self.session(headers)
+            && !lists(&head.headers, &header::ACCEPT, &["application/json", "text/event-stream"])
         {
-            return *answer;
+            return plain(
+                StatusCode::NOT_ACCEPTABLE,
+                "accept must list application/json and text/event-stream",
+            );
         }
-        let mut out = Vec::new();
-        let reaction = react(message, false, &mut out);
-        let mut answer = self.react(reaction, out, path == Path::Sse);
-        if begins && path != Path::Sse {
-            match self.begin() {
-                Some(session) => drop(answer.headers_mut().insert(SESSION, session)),
-                None => {
-                    let said = "too many sessions";
-                    return refuse(StatusCode::SERVICE_UNAVAILABLE, Code::UNAVAILABLE, said, None);
-                }
+        let body = match timeout(READ_WAIT, Limited::new(body, MESSAGE_BYTES_MAX).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+                return plain(StatusCode::PAYLOAD_TOO_LARGE, "the message is too long");
             }
-        }
-        answer
-    }
-
-    fn react(&self, reaction: Reaction, out: Vec<u8>, as_events: bool) -> Answer {
-        match reaction {
-            // Not done: cancelling a legacy `slow` by notification. It ends by itself, within ten minutes.
-            Reaction::Silent | Reaction::Cancelled(_) => empty(StatusCode::ACCEPTED),
-            Reaction::Answered(_) if as_events => events(Payload::whole(encode_event(&out))),
-            Reaction::Answered(_) => json(StatusCode::OK, out),
-            Reaction::Slow(slow) => events(Payload::slow(slow)),
-            Reaction::Listening => events(Payload::open(encode_event(&out), self.shutdown.clone(), None)),
-        }
-    }
-
-    fn begin(&self) -> Option<HeaderValue> {
-        let mut bytes = [0u8; 16];
-        getrandom::fill(&mut bytes).ok()?;
-        let id: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut sessions = self.sessions.lock();
-        if sessions.len() >= SESSIONS_MAX {
-            return None;
-        }
-        let header = HeaderValue::from_str(&id).ok()?;
-        sessions.insert(id, watch::Sender::new(false));
-        Some(header)
-    }
-
-    fn session(&self, headers: &HeaderMap) -> Result<watch::Receiver<bool>, Box<Answer>> {
-        let Some(id) = headers.get(SESSION).and_then(|id| id.to_str().ok()) else {
-            let said = "a session is required: send `initialize` first";
-            return Err(Box::new(refuse(StatusCode::BAD_REQUEST, Code::SERVER_ERROR, said, None)));
+            Ok(Err(_)) => return plain(StatusCode::BAD_REQUEST, "the body is broken"),
+            Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
         };
-        self.sessions.lock().get(id).map(watch::Sender::subscribe).ok_or_else(|| Box::new(no_session()))
+        let message = match parse(&body, PARSE) {
+            Ok(message) => message,
+            Err(Malformed { kind, id }) => {
+                let id = id.and_then(|id| {
+                    serde_json::from_str::<Box<serde_json::value::RawValue>>(id.as_json()).ok()
+                });
+                let refusal = Refusal::Malformed(kind);
+                return json(refusal.status(Era::Legacy), refusal.to_message(id.as_deref(), Era::Legacy));
+            }
+        };
+        let era = path.era(&head.headers, &message);
+        // A refusal before the era is known speaks as modern servers do, whose statuses say more.
+        let spoken = *era.as_ref().unwrap_or(&Era::Modern);
+        let done = era.and_then(|era| self.take(path, &head.headers, (&body, &message), era));
+        done.unwrap_or_else(|refusal| {
+            let answer = refusal.to_message(message.id, spoken);
+            match refusal.status(spoken) {
+                StatusCode::OK if path == Path::Sse => event(&answer),
+                status => json(status, answer),
+            }
+        })
+    }
+
+    /// Acts on a message that may be acted on.
+    fn take(
+        &self,
+        path: Path,
+        headers: &HeaderMap,
+        (body, message): (&[u8], &Message<'_>),
+        era: Era,
+    ) -> Result<Response<Body>, Refusal> {
+        let opens = message.method == Method::Initialize && message.kind == Kind::Request;
+        let peer = if era == Era::Legacy && path.has_sessions() && !opens {
+            Some(self.session(headers)?)
+        } else {
+            None
+        };
+        Ok(match answer(body, message, era, peer.as_deref())? {
+            Turn::Nothing => empty(StatusCode::ACCEPTED),
+            Turn::Cancel(id) => {
+                // Without a session nobody knows whose request is meant; a modern client cancels by leaving.
+                if let Some(peer) = &peer {
+                    peer.cancel(&id);
+                }
+                empty(StatusCode::ACCEPTED)
+            }
+            Turn::Flow(mut flow) => {
+                if let Some(peer) = &peer {
+                    peer.admit(&mut flow)?;
+                }
+                self.stream(flow)
+            }
+            Turn::Whole(answer) if path == Path::Sse => event(&answer),
+            Turn::Whole(answer) => {
+                let mut response = json(StatusCode::OK, answer);
+                if opens && path.has_sessions() {
+                    match self.sessions.open().and_then(|id| HeaderValue::try_from(id).ok()) {
+                        Some(id) => drop(response.headers_mut().insert(SESSION, id)),
+                        None => return Err(Refusal::Busy),
+                    }
+                }
+                response
+            }
+        })
+    }
+
+    /// The GET stream of a session.
+    fn get(&self, headers: &HeaderMap) -> Response<Body> {
+        if !lists(headers, &header::ACCEPT, &["text/event-stream"]) {
+            return plain(StatusCode::NOT_ACCEPTABLE, "accept must list text/event-stream");
+        }
+        let mut flow = Flow::session();
+        match self.session(headers).and_then(|peer| peer.admit(&mut flow)) {
+            Ok(()) => self.stream(flow),
+            Err(refusal) => json(refusal.status(Era::Legacy), refusal.to_message(None, Era::Legacy)),
+        }
+    }
+
+    fn delete(&self, headers: &HeaderMap) -> Response<Body> {
+        match session_id(headers)
+            .and_then(|id| self.sessions.end(id).then_some(()).ok_or(Refusal::UnknownSession))
+        {
+            Ok(()) => empty(StatusCode::NO_CONTENT),
+            Err(refusal) => json(refusal.status(Era::Legacy), refusal.to_message(None, Era::Legacy)),
+        }
+    }
+
+    fn session(&self, headers: &HeaderMap) -> Result<Arc<Peer>, Refusal> {
+        self.sessions.find(session_id(headers)?).ok_or(Refusal::UnknownSession)
+    }
+
+    fn stream(&self, flow: Flow) -> Response<Body> {
+        events(Either::Right(stream::events(flow, self.stopping.clone())))
     }
 }
 
-fn is_loopback(origin: &HeaderValue) -> bool {
-    let host = origin.to_str().ok().and_then(|text| text.parse::<http::Uri>().ok());
-    host.and_then(|uri| uri.host().map(|h| matches!(h, "localhost" | "127.0.0.1" | "[::1]"))).unwrap_or(false)
+fn session_id(headers: &HeaderMap) -> Result<&str, Refusal> {
+    let id = headers.get(SESSION).ok_or(Refusal::NoSession)?;
+    id.to_str().map_err(|_| Refusal::UnknownSession)
 }
 
-fn empty(status: StatusCode) -> Answer {
-    let mut answer = Response::new(Payload::whole(Bytes::new()));
-    *answer.status_mut() = status;
-    answer
+/// Whether a header lists all these media types, or ranges that they fall in.
+fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &[&str]) -> bool {
+    let listed = || {
+        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values
+            .flat_map(|value| value.split(','))
+            .map(|part| part.split(';').next().unwrap_or_default().trim())
+    };
+    wanted.iter().all(|wanted| {
+        let kind = wanted.split('/').next().unwrap_or_default();
+        listed().any(|part| {
+            part.eq_ignore_ascii_case(wanted) || part == "*/*" || part.strip_suffix("/*") == Some(kind)
+        })
+    })
 }
 
-fn json(status: StatusCode, body: Vec<u8>) -> Answer {
-    let mut answer = Response::new(Payload::whole(body.into()));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer
+/// Browsers say where a request comes from; only pages of this machine may ask.
+fn is_local_origin(headers: &HeaderMap) -> bool {
+    headers.get_all(header::ORIGIN).iter().all(|origin| {
+        let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
+        let host = origin.as_ref().and_then(Uri::host);
+        host.is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "[::1]"))
+    })
 }
 
-fn events(payload: Payload) -> Answer {
-    let mut answer = Response::new(payload);
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    answer.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-    answer
+fn response(status: StatusCode, kind: Option<&'static str>, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    if let Some(kind) = kind {
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    }
+    response
 }
 
-fn refuse(status: StatusCode, code: Code, message: &str, id: Option<&Id>) -> Answer {
-    let error = RpcError { code, message: message.to_owned(), data: None };
-    json(status, error.to_message(id).to_vec())
+fn empty(status: StatusCode) -> Response<Body> {
+    response(status, None, Either::Left(Full::default()))
 }
 
-fn refuse_era(id: Option<&Id>, message: &str) -> Answer {
-    let data = serde_json::json!({"supported": ["2026-07-28"], "requested": "initialize"});
-    let error = RpcError { code: Code(-32022), message: message.to_owned(), data: Some(data) };
-    json(StatusCode::BAD_REQUEST, error.to_message(id).to_vec())
+fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
+    response(status, Some("text/plain"), Either::Left(Full::from(text)))
 }
 
-fn no_session() -> Answer {
-    refuse(StatusCode::NOT_FOUND, Code::NOT_FOUND, "Session not found", None)
+fn json(status: StatusCode, message: Vec<u8>) -> Response<Body> {
+    response(status, Some("application/json"), Either::Left(Full::from(message)))
+}
+
+fn event(message: &[u8]) -> Response<Body> {
+    events(Either::Left(Full::new(encode_event(message))))
+}
+
+fn events(body: Body) -> Response<Body> {
+    let mut response = response(StatusCode::OK, Some("text/event-stream"), body);
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
 }
