@@ -1,7 +1,5 @@
-//! One child's task: its pipes, its clock and its end.
+//! One child's task: its pipes, its clock and its end, until no process of it is left.
 //! Not here: what its lines mean (`desk`), processes and signals (`spawn`).
-//!
-//! One task owns one child, from its start until no process of it is left.
 
 use std::io;
 use std::sync::Arc;

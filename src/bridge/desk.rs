@@ -327,6 +327,3 @@ fn cancelled(ticket: u64, reason: &'static str) -> Vec<u8> {
     format!("{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{params}}}\n")
         .into_bytes()
 }
-
-#[cfg(test)]
-mod tests;

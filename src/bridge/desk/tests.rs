@@ -1,2 +1,0 @@
-//! The desk: ids renumbered, answers found again, calls that end with their child.
-//! Not here: the desk itself (`desk`).
