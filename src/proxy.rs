@@ -101,8 +101,10 @@ impl ProxyHttp for Proxy {
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
         let draining = *self.draining.borrow();
-        // Pingora would keep an idle connection for ever.
-        session.set_keepalive((!draining).then_some(self.limits.keepalive.as_secs()));
+        // Pingora would keep an idle connection for ever. One that it decided not to keep stays so: HTTP/1.0 without a
+        // word about it, or a body framed in two ways, after which nobody knows where the next request begins.
+        let kept = !draining && session.get_keepalive().is_some();
+        session.set_keepalive(kept.then_some(self.limits.keepalive.as_secs()));
         session.set_total_drain_timeout(Some(Duration::from_secs(5)));
         ctx.record.arrived(session);
         Ok(())

@@ -59,7 +59,7 @@ pub(super) async fn refuse(
     ctx.record.outcome = Some(rejection.outcome());
     ctx.record.reason = Some(rejection.reason());
     tracing::debug!(request_id = ctx.record.request_id(), reason = rejection.reason(), "refused");
-    body::drain(session).await;
+    body::leave(session, rejection.leaves_body_readable());
     let answer = rejection.render(style, ctx.record.request_id());
     reply(session, ctx, answer, None).await;
     Ok(())
@@ -106,7 +106,7 @@ enum Length {
 }
 
 fn head(
-    session: &Session,
+    session: &mut Session,
     status: http::StatusCode,
     headers: HeaderMap,
     length: Length,
@@ -125,7 +125,8 @@ fn head(
         Length::Unknown if session.req_header().version == Version::HTTP_11 => {
             head.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
         }
-        Length::Unknown => {}
+        // Only the connection's end ends such a body.
+        Length::Unknown => session.set_keepalive(None),
     }
     Ok(head)
 }
