@@ -33,6 +33,7 @@ pub use record::Recorder;
 
 use crate::conf::Limits;
 use crate::hub::Hub;
+use crate::limit::Decision;
 use door::Door;
 use forward::Forward;
 use record::Record;
@@ -72,6 +73,8 @@ impl Proxy {
 pub struct Ctx {
     record: Record,
     stage: Stage,
+    /// What the caller's bucket said, for every answer after admission.
+    decision: Option<Decision>,
     broken: AtomicBool,
     write_timeout: Duration,
 }
@@ -91,6 +94,7 @@ impl ProxyHttp for Proxy {
         Ctx {
             record: self.recorder.begin(),
             stage: Stage::Arrived,
+            decision: None,
             broken: AtomicBool::new(false),
             write_timeout: self.limits.write_timeout,
         }
@@ -143,6 +147,10 @@ impl ProxyHttp for Proxy {
             write::refuse(session, ctx, &rejection, style).await?;
         }
         ctx.stage = Stage::Answered;
+        if ctx.broken.load(Ordering::Relaxed) {
+            // Pingora would put a proper end to what has none; after an error it only hangs up.
+            return Err(Error::new(ErrorType::ConnectionClosed));
+        }
         Ok(true)
     }
 
@@ -174,7 +182,12 @@ impl ProxyHttp for Proxy {
         ctx: &mut Ctx,
     ) -> Result<()> {
         response.insert_header(headers::REQUEST_ID, ctx.record.request_id())?;
-        forward::clean(response);
+        if let Stage::Forwarding(forward) = &ctx.stage {
+            forward.clean(response);
+        }
+        for (name, number) in ctx.decision.iter().flat_map(Decision::headers) {
+            response.insert_header(name, number.to_string())?;
+        }
         Ok(())
     }
 

@@ -167,3 +167,132 @@ async fn a_refusal_does_not_wait_for_a_body_that_will_not_come() {
         assert_eq!(heard.head.contains("connection: close"), headers.starts_with("expect"), "{heard:?}");
     }
 }
+
+/// Calls a server that answers `tools/call` with these bytes and hangs up. Gives all that the client hears.
+async fn told(bytes: Vec<u8>) -> String {
+    let fake = Fake::start(move |seen| match seen.rpc().as_str() {
+        "tools/call" => Act::Raw(bytes.clone()),
+        _ => fake::legacy(seen),
+    });
+    let gateway = before(&fake);
+    let mut wire = Wire::to(&gateway).await;
+    wire.say(measured("connection: close\r\n", &call(42))).await;
+    wire.rest().await
+}
+
+#[tokio::test]
+async fn a_streamed_answer_that_breaks_off_gets_no_proper_end() {
+    let long = "x".repeat(200_000);
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
+    for framing in
+        ["content-length: 900000\r\n\r\n".to_owned(), "transfer-encoding: chunked\r\n\r\n61a80\r\n".into()]
+    {
+        let heard = told(format!("{head}{framing}{{\"result\":\"{long}").into_bytes()).await;
+        assert!(heard.contains("xxx") && !heard.ends_with("0\r\n\r\n"), "{}", &heard[heard.len() - 40..]);
+    }
+}
+
+#[tokio::test]
+async fn the_error_of_a_broken_stream_stands_apart_from_a_half_event() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+    let heard = told(format!("{head}data: {{\"jsonrpc\":\"2.0\",\"id\":42,\"resu").into_bytes()).await;
+    let last = heard.split("\n\n").filter(|event| event.contains("-315")).last().expect("an error event");
+    let data: Vec<&str> = last.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+    let message: Value = serde_json::from_str(&data.join("\n")).unwrap();
+    assert_eq!(message["id"], 42);
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_hides_no_response() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+    let heard = told(
+        format!("{head}\u{feff}data: {{\"jsonrpc\":\"2.0\",\"id\":42,\"result\":{{}}}}\n\n").into_bytes(),
+    )
+    .await;
+    assert!(!heard.contains("-315"), "{heard}");
+}
+
+#[tokio::test]
+async fn a_failure_in_json_that_is_no_json_rpc_becomes_an_error_of_the_request() {
+    for (status, want) in [(404, 404), (422, 422), (500, 502)] {
+        let body = r#"{"detail":"stack trace secret"}"#;
+        let bytes = format!(
+            "HTTP/1.1 {status} No\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let heard = told(bytes.into_bytes()).await;
+        assert!(heard.starts_with(&format!("HTTP/1.1 {want} ")), "{heard}");
+        assert!(heard.contains(r#""id":42"#) && !heard.contains("secret"), "{heard}");
+    }
+}
+
+#[tokio::test]
+async fn the_rpc_door_takes_no_envelope_that_says_two_things() {
+    let fake = Fake::start(fake::legacy);
+    let gateway = before(&fake);
+    let caller = Caller::new(&gateway.path("/rpc")).with("x-server-id", "it");
+    let sent = |body: &str| caller.send(reqwest::Method::POST, body.as_bytes().to_vec());
+    for body in [
+        r#"{"jsonrpc":"2.0","id":1,"method":"ping","method":"tools/call"}"#,
+        r#"{"id":1,"method":"ping","method":"tools/call"}"#,
+        r#"{"jsonrpc":"1.0","id":1,"method":"ping"}"#,
+    ] {
+        let answer = sent(body).await;
+        assert_eq!((answer.status, answer.code()), (400, -32600), "{answer:?}");
+    }
+    assert_eq!(fake.seen().len(), 0);
+    assert_eq!(sent(r#"{"id":1,"method":"ping"}"#).await.status, 200);
+    let nameless = Caller::new(&gateway.path("/mcp"));
+    let answer = nameless.send(reqwest::Method::POST, br#"{"id":1,"method":"ping"}"#.to_vec()).await;
+    assert!(answer.status == 400 && answer.body.contains("server_id required"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn every_answer_after_admission_tells_what_is_left() {
+    let fake = Fake::start(fake::legacy);
+    let gateway = with(&fake, "limit: {requests: 100, per: 1h}\n");
+    let good = Caller::new(&gateway.url("it"));
+    let mut left = 100;
+    let answers = [
+        good.post(&request(1, "ping", json!({}))).await,
+        good.send(reqwest::Method::POST, b"{".to_vec()).await,
+        good.clone().with("content-type", "text/plain").post(&json!({})).await,
+        good.clone().with("mcp-session-id", "none").post(&request(1, "ping", json!({}))).await,
+        Caller::new(&gateway.url("nobody")).post(&request(1, "ping", json!({}))).await,
+    ];
+    for answer in answers {
+        left -= 1;
+        assert_eq!(answer.header("x-ratelimit-remaining"), Some(&*left.to_string()), "{answer:?}");
+        assert_eq!(answer.header("x-ratelimit-limit"), Some("100"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_host_is_malformed() {
+    let fake = Fake::start(fake::legacy);
+    let gateway = before(&fake);
+    let mut wire = Wire::to(&gateway).await;
+    wire.say(measured("", &call(1)).replace("host: localhost\r\n", "")).await;
+    assert_eq!(wire.hear().await.status, 400);
+}
+
+#[tokio::test]
+async fn no_path_climbs_out_of_a_raw_upstream_and_no_challenge_comes_back() {
+    let fake = Fake::start(|seen| {
+        let headers = vec![("www-authenticate", "Bearer up".to_owned()), ("set-cookie", "a=b".to_owned())];
+        Act::JsonWith(200, headers, json!({"path": seen.path}))
+    });
+    let url = fake.url().replace("/mcp", "/base");
+    let catalog = json!({"servers": [{"id": "it", "runtime": {"type": "raw-http", "url": url}, "health": {"type": "off"}}]});
+    let gateway = Gateway::start(&catalog.to_string());
+    let mut wire = Wire::to(&gateway).await;
+    for path in ["/..", "/../x", "/a/%2E./x", "/a/..%2fx", "/..;a=b/x", "/..%5Cx", "/./x"] {
+        wire.say(format!("GET /servers/it/raw{path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await;
+        assert_eq!(wire.hear().await.status, 404, "{path}");
+    }
+    assert_eq!(fake.seen().len(), 0);
+    wire.say("GET /servers/it/raw/a/..b/.c?d=../e HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    let heard = wire.hear().await;
+    assert_eq!(heard.body, r#"{"path":"/base/a/..b/.c?d=../e"}"#);
+    assert!(!heard.head.contains("www-authenticate") && !heard.head.contains("set-cookie"), "{heard:?}");
+}
