@@ -33,6 +33,7 @@ pub use record::Recorder;
 
 use crate::conf::Limits;
 use crate::hub::Hub;
+use crate::limit::Decision;
 use door::Door;
 use forward::Forward;
 use record::Record;
@@ -72,6 +73,8 @@ impl Proxy {
 pub struct Ctx {
     record: Record,
     stage: Stage,
+    /// What the caller's bucket said, for every answer after admission.
+    decision: Option<Decision>,
     broken: AtomicBool,
     write_timeout: Duration,
 }
@@ -91,6 +94,7 @@ impl ProxyHttp for Proxy {
         Ctx {
             record: self.recorder.begin(),
             stage: Stage::Arrived,
+            decision: None,
             broken: AtomicBool::new(false),
             write_timeout: self.limits.write_timeout,
         }
@@ -101,8 +105,10 @@ impl ProxyHttp for Proxy {
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
         let draining = *self.draining.borrow();
-        // Pingora would keep an idle connection for ever.
-        session.set_keepalive((!draining).then_some(self.limits.keepalive.as_secs()));
+        // Pingora would keep an idle connection for ever. One that it decided not to keep stays so: HTTP/1.0 without a
+        // word about it, or a body framed in two ways, after which nobody knows where the next request begins.
+        let kept = !draining && session.get_keepalive().is_some();
+        session.set_keepalive(kept.then_some(self.limits.keepalive.as_secs()));
         session.set_total_drain_timeout(Some(Duration::from_secs(5)));
         ctx.record.arrived(session);
         Ok(())
@@ -143,6 +149,10 @@ impl ProxyHttp for Proxy {
             Box::pin(write::refuse(session, ctx, &rejection, style)).await?;
         }
         ctx.stage = Stage::Answered;
+        if ctx.broken.load(Ordering::Relaxed) {
+            // Pingora would put a proper end to what has none; after an error it only hangs up.
+            return Err(Error::new(ErrorType::ConnectionClosed));
+        }
         Ok(true)
     }
 
@@ -174,7 +184,12 @@ impl ProxyHttp for Proxy {
         ctx: &mut Ctx,
     ) -> Result<()> {
         response.insert_header(headers::REQUEST_ID, ctx.record.request_id())?;
-        forward::clean(response);
+        if let Stage::Forwarding(forward) = &ctx.stage {
+            forward.clean(response);
+        }
+        for (name, number) in ctx.decision.iter().flat_map(Decision::headers) {
+            response.insert_header(name, number.to_string())?;
+        }
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{HubError, Lie, Relayed, whole};
 use crate::conf::Limits;
-use crate::mcp::{Answer, Code, Method, RpcError, Verdict};
+use crate::mcp::{self, Answer, Code, Id, Method, ParseLimits, RpcError, Verdict};
 use crate::reply::{Body, Reply, Stream};
 use crate::telemetry::Outcome;
 use crate::upstream::{self, Arrived, Upstream, UpstreamError};
@@ -35,11 +35,21 @@ const BRIDGE_OUTCOME: HeaderName = HeaderName::from_static("x-tollgate-outcome")
 
 /// What the answer has to be.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Expected {
+pub(super) struct Expected<'m> {
     /// The method that was asked.
     pub(super) method: Method,
     /// Whether a JSON-RPC response is owed.
     pub(super) response: bool,
+    /// The message that was sent, for its id.
+    pub(super) to: &'m [u8],
+}
+
+impl Expected<'_> {
+    /// The id of the message. Only failures ask for it, so it is not carried along.
+    fn id(&self, limits: &Limits) -> Option<Id> {
+        let message = mcp::parse(self.to, ParseLimits { depth_max: limits.json_depth_max }).ok()?;
+        Id::from_json(message.id?.get())
+    }
 }
 
 /// What a body says it is.
@@ -55,7 +65,7 @@ pub(super) async fn read(
     upstream: &Upstream,
     limits: &Limits,
     arrived: Arrived,
-    expected: Expected,
+    expected: Expected<'_>,
 ) -> Result<Relayed, HubError> {
     let (head, body) = arrived.response.into_parts();
     let timeouts = &upstream.server.timeouts;
@@ -71,7 +81,9 @@ pub(super) async fn read(
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
             return Err(HubError::Lie(Lie::Credentials));
         }
-        status if !status.is_success() => Box::pin(failure(status, &head.headers, kind, reader)).await?,
+        status if !status.is_success() => {
+            Box::pin(failure(status, &head.headers, reader, || expected.id(limits))).await?
+        }
         status if kind == Type::Events && (expected.response || expected.method == Method::Stream) => {
             let headers = streaming(passed(&head.headers));
             let stream = Stream {
@@ -128,20 +140,22 @@ async fn json(
     }
 }
 
-/// A status that tells of failure: its JSON body goes on, anything else becomes words of ours.
+/// A status that tells of failure: a JSON-RPC message goes on, anything else becomes words of ours. An SDK server says
+/// `application/json` of its own, and frameworks before it say that of stack traces.
 async fn failure(
     status: StatusCode,
     headers: &HeaderMap,
-    kind: Type,
     reader: Reader,
+    id: impl FnOnce() -> Option<Id>,
 ) -> Result<(Reply, Option<Outcome>), HubError> {
     let outcome = if status.is_server_error() { Outcome::TransportError } else { Outcome::RpcError };
+    let json = type_of(headers) == Type::Json;
     let mut headers = passed(headers);
     let body = match reader.collect(LOOKED_AT_BYTES_MAX).await {
         Ok(Collected::All(body)) => body,
         _ => Bytes::new(),
     };
-    if kind == Type::Json && serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok() {
+    if json && Answer::read(&body).is_some() {
         return Ok((whole(status, headers, body), Some(outcome)));
     }
     if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
@@ -153,7 +167,7 @@ async fn failure(
         data: None,
     };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok((whole(status, headers, error.to_message(None)), Some(outcome)))
+    Ok((whole(status, headers, error.to_message(id().as_ref())), Some(outcome)))
 }
 
 /// The outcome that a response carries.

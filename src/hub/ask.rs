@@ -68,11 +68,12 @@ async fn open(
             "clientInfo": {"name": "tollgate", "version": env!("CARGO_PKG_VERSION")},
         },
     });
-    let hello = Outgoing { method: Verb::POST, headers: headers.clone(), body: hello.to_string().into() };
-    let arrived = hub.fleet.call(&allow(caller, upstream, None)?, hello).await?;
+    let hello = Bytes::from(hello.to_string());
+    let outgoing_hello = Outgoing { method: Verb::POST, headers: headers.clone(), body: hello.clone() };
+    let arrived = hub.fleet.call(&allow(caller, upstream, None)?, outgoing_hello).await?;
     let endpoint = Some(arrived.endpoint);
     let session = arrived.response.headers().get(&SESSION).and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let expected = Expected { method: Method::Initialize, response: true };
+    let expected = Expected { method: Method::Initialize, response: true, to: &hello };
     let relayed = answer::read(upstream, &hub.limits, arrived, expected).await?;
     let relayed = settle(hub, relayed).await?;
     if !relayed.reply.status.is_success() {
@@ -82,7 +83,7 @@ async fn open(
     let link = Link { endpoint, session };
     let ready = outgoing(headers, &link, Bytes::from_static(INITIALIZED.as_bytes()));
     let arrived = hub.fleet.call(&allow(caller, upstream, link.endpoint)?, ready).await?;
-    let expected = Expected { method: Method::Initialized, response: false };
+    let expected = Expected { method: Method::Initialized, response: false, to: INITIALIZED.as_bytes() };
     answer::read(upstream, &hub.limits, arrived, expected).await?;
     Ok(link)
 }
@@ -107,7 +108,7 @@ async fn send(
     let route = allow(caller, upstream, pin)?;
     let arrived = hub.fleet.call(&route, outgoing(&asked.headers, link, asked.body.clone())).await?;
     upstream.meters.upstream(asked.method, arrived.took);
-    let expected = Expected { method: asked.method, response: asked.wants_response };
+    let expected = Expected { method: asked.method, response: asked.wants_response, to: &asked.body };
     let relayed = answer::read(upstream, &hub.limits, arrived, expected).await?;
     settle(hub, relayed).await
 }

@@ -32,14 +32,14 @@ pub(super) async fn relay(
         }
         None => None,
     };
-    let outgoing = Outgoing { method: asked.verb, headers, body: asked.body };
+    let outgoing = Outgoing { method: asked.verb, headers, body: asked.body.clone() };
     // Hop 4 is here until tools have an index of their own: the server is the unit of what a caller may use.
     let route = allow(caller, upstream, pinned.as_ref().map(|pin| pin.endpoint))?;
     let arrived = hub.fleet.call(&route, outgoing).await?;
     upstream.meters.upstream(asked.method, arrived.took);
     let given = arrived.response.headers().get(&SESSION).cloned();
     let endpoint = arrived.endpoint;
-    let expected = answer::Expected { method: asked.method, response: asked.wants_response };
+    let expected = answer::Expected { method: asked.method, response: asked.wants_response, to: &asked.body };
     let mut relayed = answer::read(upstream, &hub.limits, arrived, expected).await?;
     if asked.era == Era::Legacy {
         seal(

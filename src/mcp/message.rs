@@ -176,6 +176,9 @@ pub enum MalformedKind {
     /// A member stands twice, or once more in another case.
     #[error("member `{0}` stands more than once, or in another spelling")]
     Ambiguous(&'static str),
+    /// There is no `jsonrpc`.
+    #[error("`jsonrpc` must be \"2.0\"")]
+    Unversioned,
     /// A member of the envelope has the wrong type or value, or is missing.
     #[error("{0}")]
     Envelope(&'static str),
@@ -310,9 +313,11 @@ impl<'a> Envelope<'a> {
             return Err(refuse(fault));
         }
         let wrong = |what| refuse(MalformedKind::Envelope(what));
-        // The Open MCP Gateway's own examples leave `jsonrpc` out beside `server_id`.
-        if jsonrpc.map_or(server_id.is_none(), |version| version.get() != "\"2.0\"") {
-            return Err(wrong("`jsonrpc` must be \"2.0\""));
+        match jsonrpc {
+            Some(version) if version.get() != "\"2.0\"" => return Err(wrong("`jsonrpc` must be \"2.0\"")),
+            // The Open MCP Gateway's own examples leave it out beside `server_id`.
+            None if server_id.is_none() => return Err(refuse(MalformedKind::Unversioned)),
+            _ => {}
         }
         if id_raw.is_some() && id.is_none() {
             return Err(wrong("`id` must be a string of at most 256 bytes or an integer"));

@@ -6,6 +6,9 @@
 use bytes::Bytes;
 use memchr::memchr2;
 
+/// May stand before the first line, and means nothing.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// Sees the data of each event in a stream that is handed over in arbitrary pieces.
 ///
 /// Memory is bounded: an event whose data exceeds the cap is reported as `None`.
@@ -17,6 +20,7 @@ pub struct Decoder {
     overlong: bool,
     after_cr: bool,
     saw_id: bool,
+    begun: bool,
     data_bytes_max: usize,
 }
 
@@ -30,6 +34,7 @@ impl Decoder {
             overlong: false,
             after_cr: false,
             saw_id: false,
+            begun: false,
             data_bytes_max,
         }
     }
@@ -37,6 +42,11 @@ impl Decoder {
     /// Whether an event had an id, so that a client can resume the stream after it.
     pub fn is_resumable(&self) -> bool {
         self.saw_id
+    }
+
+    /// Whether the stream stands within an event, so that whoever adds one has to end that first.
+    pub fn is_within_event(&self) -> bool {
+        self.has_data || self.overlong || !self.line.is_empty()
     }
 
     /// Takes the next piece; calls `each` with the data of every event that ends in it.
@@ -74,7 +84,10 @@ impl Decoder {
     }
 
     fn end_line(&mut self, each: &mut impl FnMut(Option<&[u8]>)) {
-        let line = std::mem::take(&mut self.line);
+        let mut line = std::mem::take(&mut self.line);
+        if !std::mem::replace(&mut self.begun, true) && line.starts_with(BYTE_ORDER_MARK) {
+            line.drain(..BYTE_ORDER_MARK.len());
+        }
         if (self.has_data || !self.overlong) && line.is_empty() {
             if self.overlong {
                 each(None);

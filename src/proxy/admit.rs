@@ -136,7 +136,7 @@ impl Names {
         let host = match (hosts.next(), hosts.next(), uri.authority()) {
             (Some(host), None, _) => host.to_str().map_err(|_| Rejection::Host)?,
             (None, _, Some(authority)) => authority.as_str(),
-            _ => return Err(Rejection::Host),
+            _ => return Err(Rejection::NoHost),
         };
         if !self.host_is_ours(host) {
             return Err(Rejection::Host);

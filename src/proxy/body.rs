@@ -9,9 +9,6 @@ use tokio::time::timeout;
 use super::rejection::Rejection;
 use crate::conf::Limits;
 
-/// A body this small is read and thrown away after a refusal, so that the connection can be used again.
-const DRAINED_BYTES_MAX: usize = 64 * 1024;
-
 /// The whole body. A declared length over the limit is refused before a byte of it is read.
 pub(super) async fn read(session: &mut Session, limits: &Limits) -> Result<Bytes, Rejection> {
     let too_large = Rejection::BodyTooLarge { bytes_max: limits.body_bytes_max };
@@ -52,14 +49,17 @@ async fn collect(session: &mut Session, bytes_max: usize) -> pingora_core::Resul
     Ok(None)
 }
 
-/// Reads a small unread body away after a refusal. Otherwise Pingora closes the connection after the answer, and a
-/// client that is still writing may see a reset instead of the answer.
-pub(super) async fn drain(session: &mut Session) {
-    if session.is_body_done() || declared(session).is_none_or(|bytes| bytes > DRAINED_BYTES_MAX) {
-        return;
+/// Leaves an unread body behind a refusal. Pingora reads it away after the answer, for a bounded time, so that a client
+/// that is still writing sees the answer and not a reset, and the connection can be used again. Where no more of the
+/// body will come, or none that could be read, the connection ends with the answer.
+pub(super) fn leave(session: &mut Session, readable: bool) {
+    let awaited = session.req_header().headers.contains_key(header::EXPECT) && session.body_bytes_read() == 0;
+    let comes = readable && !(awaited && !session.is_body_done());
+    if comes {
+        session.downstream_session.set_close_on_response_before_downstream_finish(false);
+    } else {
+        session.set_keepalive(None);
     }
-    let reading = async { while let Ok(Some(_)) = session.downstream_session.read_request_body().await {} };
-    let _ = timeout(std::time::Duration::from_secs(1), reading).await;
 }
 
 fn declared(session: &Session) -> Option<usize> {

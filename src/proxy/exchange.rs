@@ -10,7 +10,7 @@ use super::admit::Admitted;
 use super::rejection::Rejection;
 use super::{Ctx, Proxy, body, headers, write};
 use crate::hub::{Asked, HubError, Relayed};
-use crate::mcp::{self, Era, Id, Kind, Malformed, Message, Method, ParseLimits};
+use crate::mcp::{self, Era, Id, Kind, Malformed, MalformedKind, Message, Method, ParseLimits};
 use crate::upstream::{Upstream, View};
 
 const JSON: &str = "application/json";
@@ -48,7 +48,11 @@ pub(super) async fn at_envelope(
         return Err(Rejection::NotJsonType);
     }
     let bytes = body::read(session, &proxy.limits).await?;
-    let message = parse(proxy, &bytes)?;
+    let message = parse(proxy, &bytes).map_err(|rejection| match rejection {
+        // Beside a `server_id` the version may be missing, so it is the server that is.
+        rejection if is_unversioned(&rejection) => Rejection::NoServerId { place: "server_id" },
+        rejection => rejection,
+    })?;
     let Some(server) = message.server_id.as_deref() else {
         return Err(Rejection::NoServerId { place: "server_id" });
     };
@@ -74,8 +78,10 @@ pub(super) async fn at_rpc(
     }
     let bytes = body::read(session, &proxy.limits).await?;
     // The contract's own examples leave `jsonrpc` out here as well.
-    let bytes = match mcp::rebuild_for_forwarding(&bytes) {
-        Some(rebuilt) if mcp::parse(&bytes, parse_limits(proxy)).is_err() => rebuilt.into(),
+    let bytes = match parse(proxy, &bytes) {
+        Err(rejection) if is_unversioned(&rejection) => {
+            mcp::rebuild_for_forwarding(&bytes).map_or_else(|| bytes.clone(), Into::into)
+        }
         _ => bytes,
     };
     let message = parse(proxy, &bytes)?;
@@ -111,7 +117,10 @@ async fn plain(
 fn admit(proxy: &Proxy, session: &Session, ctx: &mut Ctx) -> Result<Admitted, Rejection> {
     let admitted = proxy.admission.admit(&session.req_header().headers);
     match &admitted {
-        Ok(admitted) => ctx.record.caller = Some(Arc::clone(&admitted.caller)),
+        Ok(admitted) => {
+            ctx.record.caller = Some(Arc::clone(&admitted.caller));
+            ctx.decision = admitted.decision;
+        }
         Err(Rejection::RateLimited { caller, .. }) => ctx.record.caller = Some(Arc::clone(caller)),
         Err(_) => {}
     }
@@ -265,6 +274,10 @@ fn parse_limits(proxy: &Proxy) -> ParseLimits {
 
 fn parse<'b>(proxy: &Proxy, bytes: &'b [u8]) -> Result<Message<'b>, Rejection> {
     mcp::parse(bytes, parse_limits(proxy)).map_err(|malformed: Malformed| Rejection::Malformed(malformed))
+}
+
+fn is_unversioned(rejection: &Rejection) -> bool {
+    matches!(rejection, Rejection::Malformed(malformed) if malformed.kind == MalformedKind::Unversioned)
 }
 
 fn id_of(message: &Message<'_>) -> Option<Id> {

@@ -82,6 +82,10 @@ pub(super) async fn to_server(
     let request = session.req_header();
     let admitted = admission.admit(&request.headers)?;
     ctx.record.caller = Some(admitted.caller.clone());
+    ctx.decision = admitted.decision;
+    if climbs(rest) {
+        return Err(Rejection::NoDoor);
+    }
     let unknown = || Rejection::UnknownServer { server: id.chars().take(64).collect(), id: None };
     let upstream = view.upstream(id).ok_or_else(unknown)?;
     ctx.record.upstream = Some(upstream.clone());
@@ -107,6 +111,16 @@ impl Forward {
         Box::new(self.peer.clone())
     }
 
+    /// Takes from an answer what is not ours to hand on: the name of the software behind, and an upstream's challenge or
+    /// cookie, whose answer would be kept back. The control plane's challenge is our own.
+    pub(super) fn clean(&self, response: &mut ResponseHeader) {
+        response.remove_header(&header::SERVER);
+        if self.raw.is_some() {
+            response.remove_header(&header::WWW_AUTHENTICATE);
+            response.remove_header(&header::SET_COOKIE);
+        }
+    }
+
     /// Makes the client's request one of ours.
     pub(super) fn prepare(&self, request: &mut RequestHeader, request_id: &str) -> Result<()> {
         request.insert_header(REQUEST_ID, request_id)?;
@@ -126,7 +140,10 @@ impl Forward {
     }
 }
 
-/// An upstream's challenge or cookie is not ours to hand on, and its name is nobody's business.
-pub(super) fn clean(response: &mut ResponseHeader) {
-    response.remove_header(&header::SERVER);
+/// Whether a path could lead out of the one it is put under, in any spelling that an upstream may undo.
+fn climbs(path: &str) -> bool {
+    let plain = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "/");
+    let segments =
+        plain.split(['/', '\\']).map(|segment| segment.split([';', '?']).next().unwrap_or_default());
+    segments.into_iter().any(|segment| matches!(segment, "." | ".."))
 }

@@ -22,6 +22,7 @@ use crate::upstream::UpstreamError;
 pub(super) enum Rejection {
     NoDoor,
     WrongMethod { allow: &'static str },
+    NoHost,
     Host,
     Origin,
     UriTooLong,
@@ -84,6 +85,7 @@ impl Rejection {
             Self::WrongMethod { .. } => {
                 bad(S::METHOD_NOT_ALLOWED, "wrong_method", "this path does not take that method")
             }
+            Self::NoHost => bad(S::BAD_REQUEST, "no_host", "one Host is required"),
             Self::Host => bad(S::FORBIDDEN, "host", "this Host is not served here: list it in `hosts`"),
             Self::Origin => bad(S::FORBIDDEN, "origin", "this Origin may not call: list it in `origins`"),
             Self::UriTooLong => bad(S::URI_TOO_LONG, "uri_too_long", "the path is too long"),
@@ -164,6 +166,11 @@ impl Rejection {
     /// What it counts as.
     pub(super) fn outcome(&self) -> Outcome {
         self.row().outcome
+    }
+
+    /// Whether what the client has yet to send of its body can still be read.
+    pub(super) fn leaves_body_readable(&self) -> bool {
+        !matches!(self, Self::BodyBroken | Self::BodyTooSlow)
     }
 
     fn id(&self) -> Option<&Id> {
@@ -261,7 +268,7 @@ fn malformed_row(malformed: &Malformed) -> Row {
         MalformedKind::Batch => (Code::INVALID_REQUEST, "batch"),
         MalformedKind::NotObject => (Code::INVALID_REQUEST, "not_an_object"),
         MalformedKind::Ambiguous(_) => (Code::INVALID_REQUEST, "ambiguous_member"),
-        MalformedKind::Envelope(_) => (Code::INVALID_REQUEST, "not_json_rpc"),
+        MalformedKind::Unversioned | MalformedKind::Envelope(_) => (Code::INVALID_REQUEST, "not_json_rpc"),
         MalformedKind::Params => (Code::INVALID_PARAMS, "params"),
     };
     let words = malformed.kind.to_string();

@@ -59,8 +59,11 @@ pub(super) async fn refuse(
     ctx.record.outcome = Some(rejection.outcome());
     ctx.record.reason = Some(rejection.reason());
     tracing::debug!(request_id = ctx.record.request_id(), reason = rejection.reason(), "refused");
-    body::drain(session).await;
-    let answer = rejection.render(style, ctx.record.request_id());
+    body::leave(session, rejection.leaves_body_readable());
+    let mut answer = rejection.render(style, ctx.record.request_id());
+    if let Some(decision) = &ctx.decision {
+        super::rejection::rate_headers(&mut answer.headers, decision);
+    }
     reply(session, ctx, answer, None).await;
     Ok(())
 }
@@ -108,7 +111,7 @@ enum Length {
 }
 
 fn head(
-    session: &Session,
+    session: &mut Session,
     status: http::StatusCode,
     headers: HeaderMap,
     length: Length,
@@ -127,7 +130,8 @@ fn head(
         Length::Unknown if session.req_header().version == Version::HTTP_11 => {
             head.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
         }
-        Length::Unknown => {}
+        // Only the connection's end ends such a body.
+        Length::Unknown => session.set_keepalive(None),
     }
     Ok(head)
 }
@@ -273,6 +277,11 @@ impl Passing {
             let error =
                 RpcError { code, message: words.into(), data: Some(json!({"reason": ending.reason()})) };
             let event = encode_event(&error.to_message(self.id.as_ref()));
+            if self.there && self.decoder.as_ref().is_some_and(Decoder::is_within_event) {
+                // What the server left half said must not swallow it.
+                let end = Bytes::from_static(b"\n\n");
+                self.there = session.write_response_body(Some(end), false).await.is_ok();
+            }
             self.there = self.there && session.write_response_body(Some(event), false).await.is_ok();
             return self.finish(session).await;
         }

@@ -13,6 +13,7 @@ mod conformance;
 mod exchange;
 mod fake;
 mod gateway;
+mod hardening;
 mod interop;
 mod load;
 mod packages;
