@@ -1,6 +1,7 @@
 //! One MCP exchange: the message read and checked, the hub asked, one reply written.
 //! Not here: who may come this far (`admit`), what the answer is (`hub`), how it is written (`write`).
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::Method as Verb;
@@ -218,12 +219,12 @@ async fn answer(
     // A client of the modern era cancels by leaving; one of the legacy era only lost its connection, and its call
     // goes on (2026-07-28 and 2025-11-25/basic/transports). A stream without a client is of no use in either.
     let leaving_cancels = asked.era == Era::Modern || asked.method == Method::Stream;
-    let asking = async {
+    let asking = pin!(async {
         match style {
             Asking::Relay => proxy.hub.relay(&admitted.caller, &upstream, asked).await,
             Asking::Plain => Box::pin(proxy.hub.ask(&admitted.caller, &upstream, asked)).await,
         }
-    };
+    });
     let Some(asked) = write::unless_gone(session, leaving_cancels, asking).await else {
         ctx.record.client_gone();
         session.set_keepalive(None);

@@ -3,6 +3,7 @@
 //! modules and always closes the connection.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -36,15 +37,14 @@ pub(super) struct Watching {
 pub(super) async fn unless_gone<T>(
     session: &mut Session,
     leaving_ends: bool,
-    work: impl Future<Output = T>,
+    mut work: Pin<&mut impl Future<Output = T>>,
 ) -> Option<T> {
-    tokio::pin!(work);
     if !leaving_ends {
         return Some(work.await);
     }
     tokio::select! {
         biased;
-        done = &mut work => Some(done),
+        done = work.as_mut() => Some(done),
         _ = session.downstream_session.read_body_or_idle(true) => None,
     }
 }
@@ -92,12 +92,16 @@ pub(super) async fn reply(session: &mut Session, ctx: &mut Ctx, reply: Reply, wa
                 return;
             };
             session.set_write_timeout(Some(ctx.write_timeout));
-            let there = session.write_response_header(Box::new(head), false).await.is_ok();
-            let mut passing = Passing::new(*stream, watching, there);
-            passing.run(session).await;
-            passing.record(ctx);
+            // Boxed, so that the many calls that do not stream carry nothing of it.
+            Box::pin(pass(session, ctx, head, Passing::new(*stream, watching))).await;
         }
     }
+}
+
+async fn pass(session: &mut Session, ctx: &mut Ctx, head: ResponseHeader, mut passing: Passing) {
+    passing.there = session.write_response_header(Box::new(head), false).await.is_ok();
+    passing.run(session).await;
+    passing.record(ctx);
 }
 
 /// A body up to this size goes into the socket's buffer and needs no deadline of its own.
@@ -192,7 +196,7 @@ impl Ending {
 }
 
 impl Passing {
-    fn new(stream: Stream, watching: Option<Watching>, there: bool) -> Self {
+    fn new(stream: Stream, watching: Option<Watching>) -> Self {
         let decoder = watching.as_ref().filter(|_| stream.events).map(|w| Decoder::new(w.event_bytes_max));
         let open_ended = stream.deadline.is_none();
         let (id, leaving_cancels, draining) = match watching {
@@ -201,7 +205,7 @@ impl Passing {
             }
             None => (None, true, None),
         };
-        Self { stream, decoder, outcome: None, id, leaving_cancels, draining, there, broken: false }
+        Self { stream, decoder, outcome: None, id, leaving_cancels, draining, there: true, broken: false }
     }
 
     async fn run(&mut self, session: &mut Session) {
