@@ -332,3 +332,16 @@ async fn lines_that_never_end_take_no_memory_and_a_long_response_is_one() {
         Caller::new(&gateway.url("it")).post(&request(9, "tools/call", json!({"name": "long"}))).await;
     assert!(!answer.body.contains("-315") && answer.result().is_object());
 }
+
+#[tokio::test]
+async fn an_endless_line_for_a_client_without_streams_is_given_up_at_its_bound() {
+    let fake = Fake::start(|seen| match seen.rpc().as_str() {
+        "tools/call" => Act::Endless("text/event-stream"),
+        _ => fake::legacy(seen),
+    });
+    let gateway = with(&fake, "limits: {answer: 1MiB}\n");
+    let body = json!({"server_id": "it", "jsonrpc": "2.0", "id": 4, "method": "tools/call", "params": {"name": "echo"}});
+    let answer = Caller::new(&gateway.path("/mcp")).post(&body).await;
+    assert_eq!(answer.status, 502, "{answer:?}");
+    assert_eq!(answer.json()["error"]["data"]["reason"], "upstream_too_long", "{answer:?}");
+}
