@@ -10,6 +10,7 @@ mod ask;
 mod link;
 mod relay;
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,13 +132,13 @@ impl Hub {
     }
 
     /// Hands a message of a client that speaks MCP to `upstream`, and its answer back.
-    pub async fn relay(
-        &self,
-        caller: &Caller,
-        upstream: &Arc<Upstream>,
+    pub fn relay<'a>(
+        &'a self,
+        caller: &'a Caller,
+        upstream: &'a Arc<Upstream>,
         asked: Asked,
-    ) -> Result<Relayed, HubError> {
-        relay::relay(self, caller, upstream, asked).await
+    ) -> impl Future<Output = Result<Relayed, HubError>> + Send + 'a {
+        relay::relay(self, caller, upstream, asked)
     }
 
     /// Asks on behalf of a client that knows neither sessions nor streams (Open MCP Gateway's contract): the session

@@ -124,14 +124,16 @@ impl ProxyHttp for Proxy {
             Err(rejection) => Some(rejection),
             Ok(()) => match door {
                 Door::Server { id } => exchange::at_server(self, session, ctx, &view, &id).await.err(),
-                Door::Envelope => exchange::at_envelope(self, session, ctx, &view).await.err(),
-                Door::Rpc => exchange::at_rpc(self, session, ctx, &view).await.err(),
+                // What is rare is boxed, so that the future of a plain exchange stays small.
+                Door::Envelope => Box::pin(exchange::at_envelope(self, session, ctx, &view)).await.err(),
+                Door::Rpc => Box::pin(exchange::at_rpc(self, session, ctx, &view)).await.err(),
                 Door::Control => {
                     ctx.stage = Stage::Forwarding(Box::new(self.forwarding.to_control()));
                     return Ok(false);
                 }
                 Door::Raw { id, rest } => {
-                    match forward::to_server(&self.admission, session, ctx, &view, (&id, &rest)).await {
+                    let forwarded = forward::to_server(&self.admission, session, ctx, &view, (&id, &rest));
+                    match Box::pin(forwarded).await {
                         Ok(forward) => {
                             ctx.stage = Stage::Forwarding(Box::new(forward));
                             return Ok(false);
@@ -144,7 +146,7 @@ impl ProxyHttp for Proxy {
             },
         };
         if let Some(rejection) = refused {
-            write::refuse(session, ctx, &rejection, style).await?;
+            Box::pin(write::refuse(session, ctx, &rejection, style)).await?;
         }
         ctx.stage = Stage::Answered;
         if ctx.broken.load(Ordering::Relaxed) {

@@ -51,7 +51,7 @@ pub enum UpstreamError {
 }
 
 /// What is sent upstream.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub struct Outgoing {
     /// POST, GET or DELETE.
     pub method: Method,
@@ -284,10 +284,11 @@ impl Fleet {
             };
             let in_flight = endpoint.enter();
             let sent_at = Instant::now();
-            // Only a server with several endpoints may need the headers again.
+            // Only a server with several endpoints may need headers and body again.
             let last = upstream.reach.pool.endpoints().len() <= tried.len() + 1;
-            let headers = if last { std::mem::take(&mut outgoing.headers) } else { outgoing.headers.clone() };
-            let answer = endpoint.send(&upstream.reach.connector, &outgoing, headers);
+            let Outgoing { method, headers, body } =
+                if last { std::mem::take(&mut outgoing) } else { outgoing.clone() };
+            let answer = endpoint.send(&upstream.reach.connector, method, headers, body);
             match timeout(upstream.timeouts().response, answer).await {
                 Ok(Ok(response)) => {
                     endpoint.answered();

@@ -3,7 +3,7 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use crate::auth::AuthError;
@@ -70,6 +70,6 @@ impl IntoResponse for ControlError {
 /// What a caller's bucket said, as headers.
 pub(super) fn rate_headers(headers: &mut HeaderMap, decision: &Decision) {
     for (name, number) in decision.headers() {
-        headers.insert(HeaderName::from_static(name), number.into());
+        headers.insert(name, number.into());
     }
 }

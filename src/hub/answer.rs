@@ -1,11 +1,15 @@
 //! An upstream's answer, made into a reply or found to be a lie.
 //! Not here: how it was asked for (`relay`, `ask`); how it is written to the client (`proxy/write`).
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::{HubError, Lie, Relayed, whole};
@@ -27,7 +31,7 @@ const PASSED: [HeaderName; 6] = [
     HeaderName::from_static("x-accel-buffering"),
 ];
 /// Set by the bridge on a JSON-RPC error that it made itself, because the child could not.
-const BRIDGE_OUTCOME: &str = "x-tollgate-outcome";
+const BRIDGE_OUTCOME: HeaderName = HeaderName::from_static("x-tollgate-outcome");
 
 /// What the answer has to be.
 #[derive(Debug, Clone, Copy)]
@@ -78,7 +82,7 @@ pub(super) async fn read(
             return Err(HubError::Lie(Lie::Credentials));
         }
         status if !status.is_success() => {
-            failure(status, &head.headers, reader, || expected.id(limits)).await?
+            Box::pin(failure(status, &head.headers, reader, || expected.id(limits))).await?
         }
         status if kind == Type::Events && (expected.response || expected.method == Method::Stream) => {
             let headers = streaming(passed(&head.headers));
@@ -176,7 +180,7 @@ pub(super) fn outcome_of(verdict: Verdict) -> Outcome {
 }
 
 fn bridge_outcome(headers: &HeaderMap) -> Option<Outcome> {
-    match headers.get(BRIDGE_OUTCOME)?.as_bytes() {
+    match headers.get(&BRIDGE_OUTCOME)?.as_bytes() {
         b"timeout" => Some(Outcome::Timeout),
         _ => Some(Outcome::TransportError),
     }
@@ -227,6 +231,13 @@ enum Collected {
 impl Reader {
     /// The next piece; `None` at a proper end.
     async fn next(&mut self) -> Result<Option<Bytes>, HubError> {
+        // What has come with the head is there at once, and needs neither clock nor timer.
+        if let Poll::Ready(Some(Ok(frame))) =
+            poll_fn(|cx| Poll::Ready(Pin::new(&mut self.rest).poll_frame(cx))).await
+            && let Ok(data) = frame.into_data()
+        {
+            return Ok(Some(data));
+        }
         let idle = Instant::now() + self.idle;
         let until = self.deadline.map_or(idle, |deadline| deadline.min(idle));
         loop {
@@ -245,7 +256,7 @@ impl Reader {
 
     async fn collect(mut self, bytes_max: usize) -> Result<Collected, HubError> {
         let Some(first) = self.next().await? else { return Ok(Collected::All(Bytes::new())) };
-        if hyper::body::Body::is_end_stream(&self.rest) {
+        if self.rest.is_end_stream() {
             return Ok(Collected::All(first));
         }
         let mut whole: Option<BytesMut> = None;

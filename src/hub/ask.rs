@@ -72,7 +72,7 @@ async fn open(
     let outgoing_hello = Outgoing { method: Verb::POST, headers: headers.clone(), body: hello.clone() };
     let arrived = hub.fleet.call(&allow(caller, upstream, None)?, outgoing_hello).await?;
     let endpoint = Some(arrived.endpoint);
-    let session = arrived.response.headers().get(SESSION).and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let session = arrived.response.headers().get(&SESSION).and_then(|id| id.to_str().ok()).map(str::to_owned);
     let expected = Expected { method: Method::Initialize, response: true, to: &hello };
     let relayed = answer::read(upstream, &hub.limits, arrived, expected).await?;
     let relayed = settle(hub, relayed).await?;

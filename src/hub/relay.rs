@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Asked, Hub, HubError, Relayed, answer};
 use crate::auth::{self, Caller};
@@ -12,7 +12,7 @@ use crate::session::{Pin, SessionError};
 use crate::upstream::{Outgoing, Route, Upstream};
 
 /// The session header of the legacy era.
-pub(super) const SESSION: &str = "mcp-session-id";
+pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
 pub(super) async fn relay(
     hub: &Hub,
@@ -37,7 +37,7 @@ pub(super) async fn relay(
     let route = allow(caller, upstream, pinned.as_ref().map(|pin| pin.endpoint))?;
     let arrived = hub.fleet.call(&route, outgoing).await?;
     upstream.meters.upstream(asked.method, arrived.took);
-    let given = arrived.response.headers().get(SESSION).cloned();
+    let given = arrived.response.headers().get(&SESSION).cloned();
     let endpoint = arrived.endpoint;
     let expected = answer::Expected { method: asked.method, response: asked.wants_response, to: &asked.body };
     let mut relayed = answer::read(upstream, &hub.limits, arrived, expected).await?;

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use http::HeaderName;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -34,12 +35,12 @@ pub struct Decision {
 
 impl Decision {
     /// The decision as headers, for refusals and successes alike. `Reset` is in seconds from now.
-    pub fn headers(&self) -> [(&'static str, u64); 3] {
+    pub fn headers(&self) -> [(HeaderName, u64); 3] {
         let reset = u64::try_from(self.reset.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
         [
-            ("x-ratelimit-limit", u64::from(self.limit)),
-            ("x-ratelimit-remaining", u64::from(self.remaining)),
-            ("x-ratelimit-reset", reset),
+            (const { HeaderName::from_static("x-ratelimit-limit") }, u64::from(self.limit)),
+            (const { HeaderName::from_static("x-ratelimit-remaining") }, u64::from(self.remaining)),
+            (const { HeaderName::from_static("x-ratelimit-reset") }, reset),
         ]
     }
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use super::message::{Kind, Message, text};
 use super::revision::{Era, Revision};
@@ -18,11 +18,11 @@ pub struct MirroredHeaders;
 
 impl MirroredHeaders {
     /// The revision a request speaks.
-    pub const VERSION: &'static str = "mcp-protocol-version";
+    pub const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
     /// The body's `method`.
-    pub const METHOD: &'static str = "mcp-method";
+    pub const METHOD: HeaderName = HeaderName::from_static("mcp-method");
     /// The body's name, URI or task.
-    pub const NAME: &'static str = "mcp-name";
+    pub const NAME: HeaderName = HeaderName::from_static("mcp-name");
     /// Prefix of headers that mirror arguments.
     pub const PARAM_PREFIX: &'static str = "mcp-param-";
 }
@@ -43,13 +43,13 @@ pub enum HeaderFault {
 /// A request is modern when its `_meta` names a revision or its header names a modern one. A revision that is in
 /// no list passes: the server behind it answers which ones it speaks.
 pub fn check_mirrored(headers: &HeaderMap, message: &Message<'_>) -> Result<Era, HeaderFault> {
-    let version = single(headers, MirroredHeaders::VERSION);
+    let version = single(headers, &MirroredHeaders::VERSION);
     let meta_version = message.params.meta.protocol_version();
     let named = version.as_ref().ok().and_then(|value| Revision::parse(value.as_deref()?));
     if meta_version.is_none() && named.is_none_or(|revision| revision.era() == Era::Legacy) {
         return Ok(Era::Legacy);
     }
-    let version = required(version, MirroredHeaders::VERSION)?;
+    let version = required(version, "MCP-Protocol-Version")?;
     if message.kind == Kind::Request {
         let meta_version =
             meta_version.ok_or(HeaderFault::MissingMeta("io.modelcontextprotocol/protocolVersion"))?;
@@ -61,7 +61,7 @@ pub fn check_mirrored(headers: &HeaderMap, message: &Message<'_>) -> Result<Era,
         }
     }
     if message.kind != Kind::Response {
-        let method = required(single(headers, MirroredHeaders::METHOD), MirroredHeaders::METHOD)?;
+        let method = required(single(headers, &MirroredHeaders::METHOD), "Mcp-Method")?;
         if method != message.method_name {
             return Err(HeaderFault::Mismatch("Mcp-Method"));
         }
@@ -73,7 +73,7 @@ pub fn check_mirrored(headers: &HeaderMap, message: &Message<'_>) -> Result<Era,
 fn check_name(headers: &HeaderMap, message: &Message<'_>) -> Result<(), HeaderFault> {
     let Some(param) = message.method.mirrored_param() else { return Ok(()) };
     let fault = HeaderFault::Mismatch("Mcp-Name");
-    let header = single(headers, MirroredHeaders::NAME).map_err(|_| fault.clone())?;
+    let header = single(headers, &MirroredHeaders::NAME).map_err(|_| fault.clone())?;
     let header = match header {
         Some(value) => Some(decode_sentinel(&value).ok_or(fault.clone())?.into_owned()),
         None => None,
@@ -87,7 +87,7 @@ fn check_name(headers: &HeaderMap, message: &Message<'_>) -> Result<(), HeaderFa
 }
 
 /// The one value of a header, trimmed; `Err` if it stands twice or is not visible ASCII.
-fn single<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<Cow<'h, str>>, ()> {
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<Cow<'h, str>>, ()> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
@@ -100,12 +100,7 @@ fn required<'h>(
     value: Result<Option<Cow<'h, str>>, ()>,
     name: &'static str,
 ) -> Result<Cow<'h, str>, HeaderFault> {
-    let spelt = match name {
-        MirroredHeaders::VERSION => "MCP-Protocol-Version",
-        MirroredHeaders::METHOD => "Mcp-Method",
-        _ => "Mcp-Name",
-    };
-    value.ok().flatten().ok_or(HeaderFault::Mismatch(spelt))
+    value.ok().flatten().ok_or(HeaderFault::Mismatch(name))
 }
 
 /// Undoes `=?base64?…?=`, the form in which unsafe values travel; `None` if what is inside is not base64 of UTF-8.

@@ -113,6 +113,11 @@ impl Method {
         }
     }
 
+    /// Its name on the wire, if it has one of its own.
+    pub fn name(self) -> Option<&'static str> {
+        Self::KNOWN.iter().find(|(_, method)| *method == self).map(|(name, _)| *name)
+    }
+
     /// Its place in a table of [`Method::COUNT`] entries.
     pub fn index(self) -> usize {
         self as usize

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Uri, header};
 use pingora_http::RequestHeader;
+use prometheus::IntCounter;
 
 use super::rejection::Rejection;
-use crate::auth::{AuthError, Authenticator, Caller};
+use crate::auth::{AuthError, Authenticator, Caller, CallerKind};
 use crate::conf::{Conf, Limits, Rate};
 use crate::limit::{Buckets, Decision, Gate, Permit};
 use crate::telemetry::Meters;
@@ -21,6 +22,16 @@ pub struct Admission {
     names: Names,
     limits: Limits,
     meters: Arc<Meters>,
+    authentications: Authentications,
+}
+
+/// How authentications ended, counted without a look-up by label.
+struct Authentications {
+    anonymous: IntCounter,
+    api_key: IntCounter,
+    jwt: IntCounter,
+    missing: IntCounter,
+    invalid: IntCounter,
 }
 
 /// A caller who may go on, with the place it holds. Only [`Admission::admit`] makes one.
@@ -40,8 +51,25 @@ impl Admission {
         gate: Gate,
         meters: Arc<Meters>,
     ) -> Self {
+        let counter = |method, result| meters.authentications(method, result);
+        let authentications = Authentications {
+            anonymous: counter(CallerKind::Anonymous.as_str(), "ok"),
+            api_key: counter(CallerKind::ApiKey.as_str(), "ok"),
+            jwt: counter(CallerKind::Jwt.as_str(), "ok"),
+            missing: counter("none", "missing"),
+            invalid: counter("unknown", "invalid"),
+        };
         let names = Names { hosts: lower(&conf.hosts), origins: lower(&conf.origins) };
-        Self { authenticator, buckets, gate, rate: conf.limit, names, limits: conf.limits, meters }
+        Self {
+            authenticator,
+            buckets,
+            gate,
+            rate: conf.limit,
+            names,
+            limits: conf.limits,
+            authentications,
+            meters,
+        }
     }
 
     /// Checks what needs no caller: sizes of the head, `Host` and `Origin`.
@@ -73,15 +101,19 @@ impl Admission {
     fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Rejection> {
         match self.authenticator.authenticate(headers) {
             Ok(caller) => {
-                self.meters.authenticated(caller.kind.as_str(), "ok");
+                match caller.kind {
+                    CallerKind::Anonymous => self.authentications.anonymous.inc(),
+                    CallerKind::ApiKey => self.authentications.api_key.inc(),
+                    CallerKind::Jwt => self.authentications.jwt.inc(),
+                }
                 Ok(caller)
             }
             Err(AuthError::Missing) => {
-                self.meters.authenticated("none", "missing");
+                self.authentications.missing.inc();
                 Err(Rejection::NoCredential)
             }
             Err(AuthError::Invalid) => {
-                self.meters.authenticated("unknown", "invalid");
+                self.authentications.invalid.inc();
                 Err(Rejection::BadCredential)
             }
         }

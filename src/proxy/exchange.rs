@@ -106,7 +106,7 @@ async fn plain(
         method: message.method,
         wants_response: message.kind == Kind::Request,
         era: Era::Legacy,
-        headers: headers::forwarded(&http::HeaderMap::new(), &Verb::POST, ctx.record.request_id()),
+        headers: headers::forwarded(&http::HeaderMap::new(), &Verb::POST, ctx.record.request_id_header()),
         session: None,
         body: rebuilt.clone(),
     };
@@ -163,11 +163,12 @@ async fn message(
         method: message.method,
         wants_response: message.kind == Kind::Request,
         era,
-        headers: headers::forwarded(head, &Verb::POST, ctx.record.request_id()),
+        headers: headers::forwarded(head, &Verb::POST, ctx.record.request_id_header()),
         session: session_id(head)?,
-        body: bytes.clone(),
+        body: bytes::Bytes::new(),
     };
-    Ok((asked, id))
+    // The message borrows from the body, which moves on only now.
+    Ok((Asked { body: bytes, ..asked }, id))
 }
 
 /// GET and DELETE: the legacy stream and the end of a session.
@@ -180,7 +181,7 @@ fn without_message(session: &Session, ctx: &mut Ctx, verb: Verb) -> Result<(Aske
     ctx.record.method = Some(method);
     ctx.record.era = Some(Era::Legacy);
     let asked = Asked {
-        headers: headers::forwarded(head, &verb, ctx.record.request_id()),
+        headers: headers::forwarded(head, &verb, ctx.record.request_id_header()),
         session: session_id(head)?,
         verb,
         method,
@@ -220,7 +221,7 @@ async fn answer(
     let asking = async {
         match style {
             Asking::Relay => proxy.hub.relay(&admitted.caller, &upstream, asked).await,
-            Asking::Plain => proxy.hub.ask(&admitted.caller, &upstream, asked).await,
+            Asking::Plain => Box::pin(proxy.hub.ask(&admitted.caller, &upstream, asked)).await,
         }
     };
     let Some(asked) = write::unless_gone(session, leaving_cancels, asking).await else {
@@ -281,7 +282,7 @@ fn id_of(message: &Message<'_>) -> Option<Id> {
 fn note(ctx: &mut Ctx, message: &Message<'_>, era: Era) {
     ctx.record.method = Some(message.method);
     ctx.record.era = Some(era);
-    if message.kind != Kind::Response {
+    if message.kind != Kind::Response && message.method == Method::Other {
         ctx.record.method_name = Some(message.method_name.clone().into_owned());
     }
     if matches!(message.method, Method::ToolsCall | Method::PromptsGet) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use http::HeaderValue;
 use pingora_proxy::Session;
 use prometheus::IntGauge;
 use tokio::time::Instant;
@@ -32,7 +33,7 @@ pub struct Recorder {
 
 /// What the access log prints of one request. Written only in this room.
 pub(super) struct Record {
-    request_id: String,
+    request_id: HeaderValue,
     _running: Running,
     started: Instant,
     pub(super) door: &'static str,
@@ -83,6 +84,8 @@ impl Recorder {
     pub(super) fn begin(&self) -> Record {
         let mut request_id = String::with_capacity(20);
         let _ = write!(request_id, "{:08x}{:08x}", self.prefix, self.counter.fetch_add(1, Ordering::Relaxed));
+        // Hexadecimal digits are always a header's value.
+        let request_id = HeaderValue::try_from(request_id).unwrap_or(HeaderValue::from_static("-"));
         Record {
             request_id,
             _running: Running::new(self.meters.in_flight()),
@@ -149,7 +152,7 @@ fn line(record: &Record, session: &Session, ended: Ended) -> Line {
     let mut line = Line::new()
         .plain("time", humantime::format_rfc3339_millis(SystemTime::now()))
         .text("type", "access")
-        .text("request_id", &record.request_id)
+        .text("request_id", record.request_id())
         .text("door", record.door)
         .text("verb", request.method.as_str())
         .number("status", ended.status.into())
@@ -161,7 +164,7 @@ fn line(record: &Record, session: &Session, ended: Ended) -> Line {
         line = line.text("server", upstream.server.id.as_str());
     }
     line = line
-        .maybe("method", record.method_name.as_deref().map(shown))
+        .maybe("method", record.method_name.as_deref().map(shown).or(record.method.and_then(Method::name)))
         .maybe("tool", record.tool.as_deref().map(shown))
         .maybe("era", record.era.map(Era::as_str))
         .maybe("reason", record.reason);
@@ -191,20 +194,26 @@ fn shown(text: &str) -> &str {
 impl Record {
     /// Takes the client's request id, if it is one that can be repeated safely.
     pub(super) fn arrived(&mut self, session: &Session) {
-        let given = session.req_header().headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
-        let safe = |id: &&str| {
+        let given = session.req_header().headers.get(&REQUEST_ID);
+        let safe = |id: &&HeaderValue| {
+            let id = id.as_bytes();
             let plain = |b: u8| {
                 b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/' | b'+' | b'=')
             };
-            !id.is_empty() && id.len() <= SHOWN_BYTES_MAX && id.bytes().all(plain)
+            !id.is_empty() && id.len() <= SHOWN_BYTES_MAX && id.iter().copied().all(plain)
         };
         if let Some(id) = given.filter(safe) {
-            id.clone_into(&mut self.request_id);
+            self.request_id = id.clone();
         }
     }
 
     /// The id that names this request in answers and logs.
     pub(super) fn request_id(&self) -> &str {
+        self.request_id.to_str().unwrap_or_default()
+    }
+
+    /// The same as a header's value.
+    pub(super) fn request_id_header(&self) -> &HeaderValue {
         &self.request_id
     }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use super::headers::REQUEST_ID;
@@ -255,7 +255,7 @@ impl Rejection {
 /// What a caller's bucket said, as headers.
 pub(super) fn rate_headers(headers: &mut HeaderMap, decision: &Decision) {
     for (name, number) in decision.headers() {
-        headers.insert(HeaderName::from_static(name), number.into());
+        headers.insert(name, number.into());
     }
 }
 

@@ -71,7 +71,8 @@ pub(super) async fn reply(session: &mut Session, ctx: &mut Ctx, reply: Reply, wa
     let Reply { status, headers, body } = reply;
     match body {
         Body::Whole(body) => {
-            let Ok(head) = head(session, status, headers, Length::Known(body.len()), ctx.record.request_id())
+            let Ok(head) =
+                head(session, status, headers, Length::Known(body.len()), ctx.record.request_id_header())
             else {
                 return;
             };
@@ -84,7 +85,8 @@ pub(super) async fn reply(session: &mut Session, ctx: &mut Ctx, reply: Reply, wa
             }
         }
         Body::Stream(stream) => {
-            let Ok(head) = head(session, status, headers, Length::Unknown, ctx.record.request_id()) else {
+            let Ok(head) = head(session, status, headers, Length::Unknown, ctx.record.request_id_header())
+            else {
                 return;
             };
             session.set_write_timeout(Some(ctx.write_timeout));
@@ -111,13 +113,13 @@ fn head(
     status: http::StatusCode,
     headers: HeaderMap,
     length: Length,
-    request_id: &str,
+    request_id: &HeaderValue,
 ) -> pingora_core::Result<ResponseHeader> {
     let (mut parts, ()) = http::Response::new(()).into_parts();
     parts.status = status;
     parts.headers = headers;
     let mut head = ResponseHeader::from(parts);
-    head.insert_header(headers::REQUEST_ID, request_id)?;
+    head.insert_header(headers::REQUEST_ID, request_id.clone())?;
     match length {
         // 204 has no length (RFC 9110 section 8.6).
         Length::Known(_) if status == http::StatusCode::NO_CONTENT => {}

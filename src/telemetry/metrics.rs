@@ -151,9 +151,9 @@ impl Meters {
         self.families.rate_limited.with_label_values(&[scope]).inc();
     }
 
-    /// An authentication by `method` with `result`.
-    pub fn authenticated(&self, method: &'static str, result: &'static str) {
-        self.families.authentications.with_label_values(&[method, result]).inc();
+    /// The counter of authentications by `method` with `result`, to be kept by whoever counts.
+    pub fn authentications(&self, method: &'static str, result: &'static str) -> IntCounter {
+        self.families.authentications.with_label_values(&[method, result])
     }
 
     /// Events that found no room in a bounded queue.

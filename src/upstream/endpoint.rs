@@ -1,11 +1,12 @@
 //! One endpoint: its address, prepared for requests, and its live state.
 //! Not here: which endpoint a call takes (`select`); how its health is asked (`health`).
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ::http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
+use ::http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
 use bytes::Bytes;
 use http_body_util::Full;
 use tokio::time::Instant;
@@ -84,32 +85,34 @@ impl Endpoint {
     }
 
     /// Sends a request.
-    pub(super) async fn send(
-        &self,
-        connector: &Connector,
-        outgoing: &Outgoing,
+    pub(super) fn send<'a>(
+        &'a self,
+        connector: &'a Connector,
+        method: Method,
         headers: HeaderMap,
-    ) -> Result<Response<Answer>, SendError> {
-        self.lines.send(connector, &self.url, self.request(outgoing, headers)).await
+        body: Bytes,
+    ) -> impl Future<Output = Result<Response<Answer>, SendError>> + Send + 'a {
+        self.lines.send(connector, &self.url, self.request(method, headers, body))
     }
 
     /// Sends a request on a connection of its own, to `target` instead of the endpoint's path if there is one.
     pub(super) async fn probe(
         &self,
         connector: &Connector,
-        outgoing: &Outgoing,
+        outgoing: Outgoing,
         target: Option<Uri>,
     ) -> Result<Response<Answer>, SendError> {
-        let mut request = self.request(outgoing, outgoing.headers.clone());
+        let Outgoing { method, headers, body } = outgoing;
+        let mut request = self.request(method, headers, body);
         if let Some(target) = target {
             *request.uri_mut() = target;
         }
         Lines::new(0).send(connector, &self.url, request).await
     }
 
-    fn request(&self, outgoing: &Outgoing, mut headers: HeaderMap) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(outgoing.body.clone()));
-        *request.method_mut() = outgoing.method.clone();
+    fn request(&self, method: Method, mut headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
         *request.uri_mut() = self.target.clone();
         for (name, value) in &self.headers {
             headers.insert(name, value.clone());

@@ -65,7 +65,7 @@ impl Probe {
     async fn get(&self, endpoint: &Endpoint, path: &str) -> Result<(), &'static str> {
         let get = Outgoing { method: Method::GET, headers: HeaderMap::new(), body: Bytes::new() };
         let target = path.parse().map_err(|_| "bad path")?;
-        let response = endpoint.probe(&self.connector, &get, Some(target)).await.map_err(|_| "no answer")?;
+        let response = endpoint.probe(&self.connector, get, Some(target)).await.map_err(|_| "no answer")?;
         if response.status().is_server_error() { Err("status 5xx") } else { Ok(()) }
     }
 
@@ -87,7 +87,7 @@ impl Probe {
             headers.insert("mcp-method", HeaderValue::from_static("server/discover"));
         }
         let post = Outgoing { method: Method::POST, headers, body: Bytes::from_static(body.as_bytes()) };
-        let probed = endpoint.probe(&self.connector, &post, None).await;
+        let probed = endpoint.probe(&self.connector, post, None).await;
         let response: Response<Body> = probed.map_err(|_| "no answer")?;
         if response.status().is_server_error() {
             return Err("status 5xx");

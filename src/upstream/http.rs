@@ -150,7 +150,7 @@ impl Lines {
                 },
             }
         }
-        let mut line = Line::open(connector, to).await?;
+        let mut line = Box::pin(Line::open(connector, to)).await?;
         let sending = line.sender.send_request(request);
         let sent = Line::drive(&mut line.connection, sending).await;
         sent.map(|response| self.answer(response, line)).map_err(SendError::Broken)
