@@ -35,6 +35,9 @@ pub(super) enum Last {
     Closed,
 }
 
+/// Notifications of one reader may take this much, however many there are: as much as the longest line.
+const NOTES_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// The writer's side.
 #[derive(Debug)]
 pub(super) struct Mailbox {
@@ -45,6 +48,8 @@ pub(super) struct Mailbox {
 #[derive(Debug, Default)]
 struct Inner {
     notes: VecDeque<Bytes>,
+    /// Length of all notes together.
+    bytes: usize,
     last: Option<Last>,
     waker: Option<Waker>,
     gone: bool,
@@ -64,10 +69,13 @@ impl Mailbox {
             if inner.gone || inner.last.is_some() {
                 return false;
             }
-            if inner.notes.len() >= self.queue_max {
+            let full = inner.notes.len() >= self.queue_max || inner.bytes + message.len() > NOTES_BYTES_MAX;
+            // A note that is too long by itself is let through alone.
+            if full && !inner.notes.is_empty() {
                 inner.lost += 1;
                 return false;
             }
+            inner.bytes += message.len();
             inner.notes.push_back(message);
             inner.waker.take()
         };
@@ -129,6 +137,7 @@ impl Reader {
         }
         let mut inner = self.mailbox.inner.lock();
         if let Some(note) = inner.notes.pop_front() {
+            inner.bytes -= note.len();
             return Poll::Ready(Some(Item::Note(note)));
         }
         if let Some(last) = inner.last.take() {
@@ -159,5 +168,24 @@ impl Drop for Reader {
         if let Some((live, ticket)) = self.call.take().filter(|_| !self.finished) {
             live.caller_gone(ticket);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_reader_holds_neither_many_nor_long_notes() {
+        let many = Mailbox::new(2);
+        assert_eq!([1, 2, 3].map(|_| many.note(Bytes::from_static(b"{}"))), [true, true, false]);
+        let long = Mailbox::new(256);
+        let note = || Bytes::from(vec![b' '; NOTES_BYTES_MAX / 2 + 1]);
+        assert_eq!([1, 2].map(|_| long.note(note())), [true, false]);
+        assert_eq!(long.lost(), 1);
+        let mut reader = Reader::of_stream(Arc::clone(&long));
+        let mut task = Context::from_waker(Waker::noop());
+        assert!(matches!(reader.poll_next(&mut task), Poll::Ready(Some(Item::Note(_)))));
+        assert!(long.note(note()), "what was read makes room");
     }
 }

@@ -154,7 +154,7 @@ async fn response_of(
                 }
             }
         });
-        if too_long && found.is_none() {
+        if (too_long || decoder.is_overlong()) && found.is_none() {
             return Err(HubError::Lie(Lie::TooLong));
         }
     }

@@ -176,7 +176,7 @@ pub enum MalformedKind {
     /// A member stands twice, or once more in another case.
     #[error("member `{0}` stands more than once, or in another spelling")]
     Ambiguous(&'static str),
-    /// There is no `jsonrpc`.
+    /// There is no `jsonrpc`, which the Open MCP Gateway's own examples leave out beside `server_id`.
     #[error("`jsonrpc` must be \"2.0\"")]
     Unversioned,
     /// A member of the envelope has the wrong type or value, or is missing.
@@ -195,11 +195,9 @@ pub fn parse(body: &[u8], limits: ParseLimits) -> Result<Message<'_>, Malformed>
         return Err(plain(MalformedKind::TooDeep(limits.depth_max)));
     }
     let mut json = serde_json::Deserializer::from_str(text);
-    let envelope = json
-        .deserialize_any(EnvelopeVisitor)
-        .and_then(|envelope| json.end().map(|()| envelope))
-        .map_err(|e| plain(MalformedKind::NotJson(e.to_string())))?;
-    envelope.into_message()
+    let envelope = json.deserialize_any(EnvelopeVisitor);
+    let envelope = envelope.and_then(|envelope| json.end().map(|()| envelope));
+    envelope.map_err(|e| plain(MalformedKind::NotJson(e.to_string())))?.into_message()
 }
 
 /// Whether brackets nest deeper than `max`. Counting all of them is a cheap upper bound that nearly always decides.
@@ -315,7 +313,6 @@ impl<'a> Envelope<'a> {
         let wrong = |what| refuse(MalformedKind::Envelope(what));
         match jsonrpc {
             Some(version) if version.get() != "\"2.0\"" => return Err(wrong("`jsonrpc` must be \"2.0\"")),
-            // The Open MCP Gateway's own examples leave it out beside `server_id`.
             None if server_id.is_none() => return Err(refuse(MalformedKind::Unversioned)),
             _ => {}
         }

@@ -44,6 +44,11 @@ impl Decoder {
         self.saw_id
     }
 
+    /// Whether the event that the stream stands within exceeds the cap already, whether or not it ever ends.
+    pub fn is_overlong(&self) -> bool {
+        self.overlong
+    }
+
     /// Whether the stream stands within an event, so that whoever adds one has to end that first.
     pub fn is_within_event(&self) -> bool {
         self.has_data || self.overlong || !self.line.is_empty()

@@ -54,8 +54,7 @@ async fn collect(session: &mut Session, bytes_max: usize) -> pingora_core::Resul
 /// body will come, or none that could be read, the connection ends with the answer.
 pub(super) fn leave(session: &mut Session, readable: bool) {
     let awaited = session.req_header().headers.contains_key(header::EXPECT) && session.body_bytes_read() == 0;
-    let comes = readable && !(awaited && !session.is_body_done());
-    if comes {
+    if readable && (!awaited || session.is_body_done()) {
         session.downstream_session.set_close_on_response_before_downstream_finish(false);
     } else {
         session.set_keepalive(None);

@@ -241,12 +241,7 @@ async fn answer(
     if let Some(decision) = &admitted.decision {
         super::rejection::rate_headers(&mut reply.headers, decision);
     }
-    let watching = write::Watching {
-        leaving_cancels,
-        id,
-        event_bytes_max: proxy.limits.answer_bytes_max,
-        draining: proxy.draining.clone(),
-    };
+    let watching = write::Watching { leaving_cancels, id, draining: proxy.draining.clone() };
     write::reply(session, ctx, reply, Some(watching)).await;
     drop(in_flight);
     Ok(())

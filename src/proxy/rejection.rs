@@ -117,9 +117,7 @@ impl Rejection {
                 ..bad(S::PAYLOAD_TOO_LARGE, "body_too_large", "")
             },
             Self::BodyTooSlow => bad(S::REQUEST_TIMEOUT, "body_too_slow", "the body did not come in time"),
-            Self::BodyBroken => {
-                bad(S::BAD_REQUEST, "body_broken", "the body ended before its length or is ill framed")
-            }
+            Self::BodyBroken => bad(S::BAD_REQUEST, "body_broken", "the body ended early or is ill framed"),
             Self::Encoded => {
                 bad(S::UNSUPPORTED_MEDIA_TYPE, "encoded_body", "compressed bodies are not taken")
             }

@@ -27,8 +27,6 @@ pub(super) struct Watching {
     pub(super) leaving_cancels: bool,
     /// The request that the stream answers, if it does.
     pub(super) id: Option<Id>,
-    /// Events up to this size are read for their outcome.
-    pub(super) event_bytes_max: usize,
     /// Turns true when the gateway shuts down: open-ended streams then end.
     pub(super) draining: watch::Receiver<bool>,
 }
@@ -140,6 +138,10 @@ fn head(
     Ok(head)
 }
 
+/// Events up to this size are read for their outcome. Each stream may hold this much back in memory, however long the
+/// lines are that its server writes.
+const LOOKED_AT_BYTES_MAX: usize = 64 * 1024;
+
 /// A stream on its way to the client.
 struct Passing {
     stream: Stream,
@@ -197,7 +199,7 @@ impl Ending {
 
 impl Passing {
     fn new(stream: Stream, watching: Option<Watching>) -> Self {
-        let decoder = watching.as_ref().filter(|_| stream.events).map(|w| Decoder::new(w.event_bytes_max));
+        let decoder = watching.as_ref().filter(|_| stream.events).map(|_| Decoder::new(LOOKED_AT_BYTES_MAX));
         let open_ended = stream.deadline.is_none();
         let (id, leaving_cancels, draining) = match watching {
             Some(watching) => {
@@ -250,14 +252,17 @@ impl Passing {
         }
         if let Some(decoder) = &mut self.decoder {
             let outcome = &mut self.outcome;
-            decoder.feed(&piece, |event| {
-                if let Some(Answer::Response(verdict)) = event.and_then(Answer::read) {
+            decoder.feed(&piece, |event| match event.map(Answer::read) {
+                Some(Some(Answer::Response(verdict))) => {
                     *outcome = Some(match verdict {
                         Verdict::Ok => Outcome::Ok,
                         Verdict::ToolError => Outcome::ToolError,
                         Verdict::RpcError => Outcome::RpcError,
                     });
                 }
+                Some(_) => {}
+                // What is so long is a response, and nearly always a result.
+                None => drop(outcome.get_or_insert(Outcome::Ok)),
             });
         }
         if self.there {

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::client::{Caller, SOON, request};
-use crate::fake::{self, Act, Fake};
+use crate::fake::{self, Act, Fake, Step};
 use crate::gateway::Gateway;
 
 /// A key for tests that need to be refused.
@@ -295,4 +295,53 @@ async fn no_path_climbs_out_of_a_raw_upstream_and_no_challenge_comes_back() {
     let heard = wire.hear().await;
     assert_eq!(heard.body, r#"{"path":"/base/a/..b/.c?d=../e"}"#);
     assert!(!heard.head.contains("www-authenticate") && !heard.head.contains("set-cookie"), "{heard:?}");
+}
+
+#[tokio::test]
+async fn lines_that_never_end_take_no_memory_and_a_long_response_is_one() {
+    let fake = Fake::start(|seen| match seen.json()["params"]["name"].as_str() {
+        Some("endless") => Act::Endless("text/event-stream"),
+        _ => Act::Stream(vec![Step::Send(seen.text(&"x".repeat(1 << 20)))]),
+    });
+    let gateway = before(&fake);
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().to_owned();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    let before = resident();
+    let mut streams = Vec::new();
+    for id in 0..8 {
+        let body = request(id, "tools/call", json!({"name": "endless", "arguments": {}}));
+        let caller = Caller::new(&gateway.url("it"));
+        streams.push(caller.open(reqwest::Method::POST, body.to_string().into_bytes()).await);
+    }
+    let mut bytes = 0;
+    for turn in 0..1_000_000 {
+        if bytes > 48 << 20 {
+            break;
+        }
+        let chunk = tokio::time::timeout(SOON, streams[turn % 8].chunk()).await.unwrap();
+        bytes += chunk.ok().flatten().map_or(0, |chunk| chunk.len());
+    }
+    assert!(bytes > 48 << 20, "only {bytes} bytes came");
+    let after = resident();
+    assert!(after < before + 24 * 1024, "memory went from {before} KiB to {after} KiB");
+    drop(streams);
+    let answer =
+        Caller::new(&gateway.url("it")).post(&request(9, "tools/call", json!({"name": "long"}))).await;
+    assert!(!answer.body.contains("-315") && answer.result().is_object());
+}
+
+#[tokio::test]
+async fn an_endless_line_for_a_client_without_streams_is_given_up_at_its_bound() {
+    let fake = Fake::start(|seen| match seen.rpc().as_str() {
+        "tools/call" => Act::Endless("text/event-stream"),
+        _ => fake::legacy(seen),
+    });
+    let gateway = with(&fake, "limits: {answer: 1MiB}\n");
+    let body = json!({"server_id": "it", "jsonrpc": "2.0", "id": 4, "method": "tools/call", "params": {"name": "echo"}});
+    let answer = Caller::new(&gateway.path("/mcp")).post(&body).await;
+    assert_eq!(answer.status, 502, "{answer:?}");
+    assert_eq!(answer.json()["error"]["data"]["reason"], "upstream_too_long", "{answer:?}");
 }
