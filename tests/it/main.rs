@@ -16,6 +16,7 @@ mod gateway;
 mod interop;
 mod load;
 mod packages;
+mod readme;
 mod stdio;
 mod streams;
 mod upstream;
