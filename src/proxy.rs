@@ -166,7 +166,9 @@ impl ProxyHttp for Proxy {
         ctx: &mut Ctx,
     ) -> Result<()> {
         response.insert_header(headers::REQUEST_ID, ctx.record.request_id())?;
-        forward::clean(response);
+        if let Stage::Forwarding(forward) = &ctx.stage {
+            forward.clean(response);
+        }
         Ok(())
     }
 

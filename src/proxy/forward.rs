@@ -82,6 +82,9 @@ pub(super) async fn to_server(
     let request = session.req_header();
     let admitted = admission.admit(&request.headers)?;
     ctx.record.caller = Some(admitted.caller.clone());
+    if climbs(rest) {
+        return Err(Rejection::PathClimbs);
+    }
     let unknown = || Rejection::UnknownServer { server: id.chars().take(64).collect(), id: None };
     let upstream = view.upstream(id).ok_or_else(unknown)?;
     ctx.record.upstream = Some(upstream.clone());
@@ -107,6 +110,17 @@ impl Forward {
         Box::new(self.peer.clone())
     }
 
+    /// Makes the answer one of ours: a service's challenge asks for a credential that the caller cannot give, its cookie
+    /// would be shared by all callers, and its name is nobody's business. The control plane's challenge is our own.
+    pub(super) fn clean(&self, response: &mut ResponseHeader) {
+        response.remove_header(&header::SERVER);
+        if self.raw.is_some() {
+            for name in [header::WWW_AUTHENTICATE, header::PROXY_AUTHENTICATE, header::SET_COOKIE] {
+                response.remove_header(&name);
+            }
+        }
+    }
+
     /// Makes the client's request one of ours.
     pub(super) fn prepare(&self, request: &mut RequestHeader, request_id: &str) -> Result<()> {
         request.insert_header(REQUEST_ID, request_id)?;
@@ -126,7 +140,10 @@ impl Forward {
     }
 }
 
-/// An upstream's challenge or cookie is not ours to hand on, and its name is nobody's business.
-pub(super) fn clean(response: &mut ResponseHeader) {
-    response.remove_header(&header::SERVER);
+/// Whether a path has a step up, plain or escaped. The catalog names a folder of a service, and nothing outside of it is
+/// offered. A segment ends at `;` for some servers, and `\` is a slash for some.
+fn climbs(path: &str) -> bool {
+    let plain = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "\\");
+    let is_step_up = |segment: &str| segment.split([';', '%']).next() == Some("..");
+    plain.split(['/', '\\']).any(is_step_up)
 }

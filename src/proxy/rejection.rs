@@ -43,6 +43,7 @@ pub(super) enum Rejection {
     Hub { error: HubError, server: String, id: Option<Id> },
     NotRaw,
     OnlyRaw,
+    PathClimbs,
     ForwardFailed,
 }
 
@@ -146,6 +147,7 @@ impl Rejection {
             Self::Hub { error, server, .. } => hub_row(error, server),
             Self::NotRaw => bad(S::NOT_FOUND, "not_raw", "this server is no raw upstream"),
             Self::OnlyRaw => bad(S::NOT_FOUND, "only_raw", "this server is raw: it is at /servers/{id}/raw/"),
+            Self::PathClimbs => bad(S::BAD_REQUEST, "path_climbs", "the path has a step up (`..`)"),
             Self::ForwardFailed => row(
                 S::BAD_GATEWAY,
                 Code::BAD_UPSTREAM,
