@@ -177,11 +177,7 @@ fn config_show_says_where_values_come_from_and_keeps_secrets() {
     assert_eq!(line("threads:"), "threads: 3 # tollgate.yaml:1");
     assert_eq!(line("level:"), "level: debug # TOLLGATE_LOG_LEVEL");
     assert_eq!(line("drain:"), "drain: 25s # default");
-    assert_eq!(
-        line("keys:"),
-        "keys: [{name: alice, key: \"***\", servers: [a]}] # tollgate.yaml:4"
-            .replace(":4", &keys_line(&said))
-    );
+    assert_eq!(line("keys:"), "keys: [{name: alice, key: \"***\", servers: [a]}] # tollgate.yaml:4");
     let json = tollgate(folder.path(), &[&args[..], &["--format", "json"]].concat(), &env);
     let told: Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!(told["listen"], json!({"value": "127.0.0.1:0", "origin": "--listen"}));
@@ -189,13 +185,6 @@ fn config_show_says_where_values_come_from_and_keeps_secrets() {
     for text in [&said.stdout, &said.stderr, &json.stdout, &json.stderr] {
         assert!(!text.contains("Rq7vB2mX9kT4wZ6n") && !text.contains("3f1b7c52"), "a secret in\n{text}");
     }
-}
-
-/// The list begins where its key or its first item stands: both name it.
-fn keys_line(said: &Said) -> String {
-    let lines = [":3", ":4"];
-    let line = said.stdout.lines().find(|line| line.contains("keys:")).unwrap();
-    lines.iter().find(|end| line.ends_with(*end)).unwrap_or_else(|| panic!("{line}")).to_string()
 }
 
 #[test]
