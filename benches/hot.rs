@@ -1,10 +1,97 @@
-//! Micro-benchmarks of the functions every call passes.
+//! Micro-benchmarks of the functions every call passes: parse, check, open a session, take a token, write a line.
 //! Not here: whole calls (`gateway`).
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be prepared should stop loudly")]
 
-use criterion::Criterion;
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput};
+use http::HeaderMap;
+use tollgate::conf::Rate;
+use tollgate::limit::Buckets;
+use tollgate::mcp::{self, ParseLimits};
+use tollgate::session::{Pin, Sealer};
+use tollgate::telemetry::Line;
+
+const LIMITS: ParseLimits = ParseLimits { depth_max: 64 };
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
-    criterion.bench_function("nothing", |bencher| bencher.iter(|| ()));
+    messages(&mut criterion);
+    sessions(&mut criterion);
+    limits(&mut criterion);
+    lines(&mut criterion);
     criterion.final_summary();
+}
+
+/// A `tools/call` of the modern era with `fill` bytes of argument.
+fn call(fill: usize) -> String {
+    format!(
+        r#"{{"jsonrpc":"2.0","id":1000000001,"method":"tools/call","params":{{"name":"echo","arguments":{{"text":"{}"}},"_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{{}}}}}}}}"#,
+        "a".repeat(fill)
+    )
+}
+
+fn messages(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("message");
+    for (name, body) in [("300 bytes", call(60)), ("16 KiB", call(16 << 10))] {
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group.bench_function(format!("parse, {name}"), |bencher| {
+            bencher.iter(|| mcp::parse(black_box(body.as_bytes()), LIMITS).unwrap());
+        });
+    }
+    let body = call(60);
+    let message = mcp::parse(body.as_bytes(), LIMITS).unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert("mcp-protocol-version", "2026-07-28".parse().unwrap());
+    headers.insert("mcp-method", "tools/call".parse().unwrap());
+    headers.insert("mcp-name", "echo".parse().unwrap());
+    group.bench_function("headers against body", |bencher| {
+        bencher.iter(|| mcp::check_mirrored(black_box(&headers), black_box(&message)).unwrap());
+    });
+    group.finish();
+}
+
+fn sessions(criterion: &mut Criterion) {
+    let sealer = Sealer::new(&[7; 32], Duration::from_secs(3600));
+    let pin = Pin { endpoint: 1, upstream_session: "null-session-0123456789abcdef".into() };
+    let id = sealer.seal(1, "server", &pin).unwrap();
+    criterion.bench_function("session, seal", |bencher| {
+        bencher.iter(|| sealer.seal(black_box(1), "server", &pin).unwrap());
+    });
+    criterion.bench_function("session, open", |bencher| {
+        bencher.iter(|| sealer.open(black_box(&id), 1, "server").unwrap());
+    });
+}
+
+fn limits(criterion: &mut Criterion) {
+    let buckets = Buckets::new(1_000_000);
+    let rate = Rate { requests: 4_000_000_000, per: Duration::from_secs(1), burst: 4_000_000_000 };
+    criterion.bench_function("limit, one caller", |bencher| {
+        bencher.iter(|| buckets.take(black_box(1), rate));
+    });
+    let mut caller = 0_u128;
+    criterion.bench_function("limit, 100,000 callers", |bencher| {
+        bencher.iter(|| {
+            caller = (caller + 1) % 100_000;
+            buckets.take(black_box(caller), rate)
+        });
+    });
+}
+
+fn lines(criterion: &mut Criterion) {
+    criterion.bench_function("access line", |bencher| {
+        bencher.iter(|| {
+            Line::new()
+                .text("time", "2026-11-21T05:00:00.000Z")
+                .text("type", "access")
+                .text("request_id", black_box("7e5d431100019ff1"))
+                .text("door", "server")
+                .text("caller", "bench")
+                .text("server", "null")
+                .text("tool", "echo")
+                .number("status", 200)
+                .number("bytes_out", 650)
+        });
+    });
 }

@@ -296,4 +296,5 @@ fn random_hex<const N: usize>() -> io::Result<String> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests drive the bridge from tasks of their own")]
 mod tests;

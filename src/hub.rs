@@ -20,7 +20,7 @@ use crate::auth::{Caller, Denied};
 use crate::conf::Limits;
 use crate::mcp::{Era, Method};
 use crate::reply::Reply;
-use crate::session::{Active, Sealer, SessionError};
+use crate::session::{Sealer, SessionError, Sessions};
 use crate::telemetry::Outcome;
 use crate::upstream::{Fleet, InFlight, Upstream, UpstreamError};
 use link::Links;
@@ -109,8 +109,7 @@ pub enum Lie {
 #[derive(Debug)]
 pub struct Hub {
     fleet: Arc<Fleet>,
-    sealer: Sealer,
-    active: Active,
+    sessions: Sessions,
     links: Links,
     limits: Limits,
 }
@@ -118,7 +117,7 @@ pub struct Hub {
 impl Hub {
     /// A hub over `fleet` that seals sessions with `sealer`.
     pub fn new(fleet: Arc<Fleet>, sealer: Sealer, limits: Limits) -> Self {
-        Self { fleet, sealer, active: Active::default(), links: Links::default(), limits }
+        Self { fleet, sessions: Sessions::new(sealer), links: Links::default(), limits }
     }
 
     /// The fleet behind it.
@@ -128,7 +127,7 @@ impl Hub {
 
     /// Sessions used in the last minutes.
     pub fn sessions_active(&self) -> usize {
-        self.active.count()
+        self.sessions.active()
     }
 
     /// Hands a message of a client that speaks MCP to `upstream`, and its answer back.

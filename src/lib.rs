@@ -1,4 +1,5 @@
 //! Tollgate: the edge gateway for fleets of MCP servers.
+//! Not here: any code. This is the map; what is inside a room stands at the head of its own file.
 //!
 //! One process, three services, each with a runtime of its own. The *proxy* is Pingora and the only thing that
 //! listens to the world. The *bridge* supervises the children of local servers and offers each on a private unix
@@ -22,6 +23,7 @@
 //! `room.rs` is a room's front door, `room/` is private. A room may use those on the right; a test reads this table.
 //!
 //! ```text arrows
+//! main      -> command
 //! command   -> app catalog conf document sample
 //! app       -> auth bridge catalog conf control document hub limit proxy sample session telemetry upstream
 //! proxy     -> auth conf hub limit mcp reply telemetry upstream
@@ -58,6 +60,13 @@
 //!
 //! ```text spawns
 //! src/app.rs — the thread that writes the access log — `AccessLog::close`
+//! src/bridge/serve.rs — a task for each connection of the bridge's socket — its client, or the end of `serve`
+//! src/bridge/slot.rs — a task for each child — the child's end; `Bridge::stop_all` asks for it
+//! src/bridge/spawn.rs — a child, in a process group of its own — `Process::end`
+//! src/bridge/spawn.rs — a blocking search for descendants that left the group — itself; awaited at once
+//! src/catalog/watch.rs — a blocking read of the catalog — itself; awaited at once
+//! src/sample/http.rs — a task for each connection of the sample servers — its client, or `stopping`
+//! src/upstream/health.rs — a round of health checks for each server that is due — itself; dropped with the watch
 //! ```
 
 pub mod app;

@@ -73,6 +73,7 @@ pub struct Ctx {
     record: Record,
     stage: Stage,
     broken: AtomicBool,
+    write_timeout: Duration,
 }
 
 /// How far a request has come. An MCP exchange needs no stage: its values are locals of `request_filter`.
@@ -87,7 +88,12 @@ impl ProxyHttp for Proxy {
     type CTX = Ctx;
 
     fn new_ctx(&self) -> Ctx {
-        Ctx { record: self.recorder.begin(), stage: Stage::Arrived, broken: AtomicBool::new(false) }
+        Ctx {
+            record: self.recorder.begin(),
+            stage: Stage::Arrived,
+            broken: AtomicBool::new(false),
+            write_timeout: self.limits.write_timeout,
+        }
     }
 
     /// None: compression would hold events back, and nothing else of Pingora's modules is wanted.
@@ -97,8 +103,6 @@ impl ProxyHttp for Proxy {
         let draining = *self.draining.borrow();
         // Pingora would keep an idle connection for ever.
         session.set_keepalive((!draining).then_some(self.limits.keepalive.as_secs()));
-        session.set_read_timeout(Some(self.limits.body_timeout));
-        session.set_write_timeout(Some(self.limits.write_timeout));
         session.set_total_drain_timeout(Some(Duration::from_secs(5)));
         ctx.record.arrived(session);
         Ok(())
@@ -140,7 +144,9 @@ impl ProxyHttp for Proxy {
         Ok(true)
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        session.set_read_timeout(Some(self.limits.body_timeout));
+        session.set_write_timeout(Some(self.limits.write_timeout));
         match &ctx.stage {
             Stage::Forwarding(forward) => Ok(forward.peer()),
             Stage::Arrived | Stage::Answered => Err(Error::new(ErrorType::InternalError)),

@@ -1,10 +1,10 @@
 //! Sessions of legacy clients: sealed ids that carry their own meaning, so that nothing is stored for them.
 //! Not here: the upstream's own session, which the sealed id wraps (`hub/relay` unwraps it for the upstream).
 
-mod active;
 mod key;
 mod seal;
+mod table;
 
-pub use active::Active;
 pub use key::{KeyError, load_key};
 pub use seal::{Pin, Sealer, SessionError};
+pub use table::Sessions;

@@ -269,7 +269,11 @@ impl Fleet {
     ///
     /// An endpoint that refuses the connection is passed over for the next one, since nothing was sent. After the
     /// first byte nothing is ever sent twice.
-    pub async fn call(&self, route: &Allowed<Route>, outgoing: Outgoing) -> Result<Arrived, UpstreamError> {
+    pub async fn call(
+        &self,
+        route: &Allowed<Route>,
+        mut outgoing: Outgoing,
+    ) -> Result<Arrived, UpstreamError> {
         let Route { upstream, pin } = route.get();
         let mut tried = Vec::new();
         loop {
@@ -280,7 +284,10 @@ impl Fleet {
             };
             let in_flight = endpoint.enter();
             let sent_at = Instant::now();
-            let answer = endpoint.send(&upstream.reach.connector, &outgoing);
+            // Only a server with several endpoints may need the headers again.
+            let last = upstream.reach.pool.endpoints().len() <= tried.len() + 1;
+            let headers = if last { std::mem::take(&mut outgoing.headers) } else { outgoing.headers.clone() };
+            let answer = endpoint.send(&upstream.reach.connector, &outgoing, headers);
             match timeout(upstream.timeouts().response, answer).await {
                 Ok(Ok(response)) => {
                     endpoint.answered();

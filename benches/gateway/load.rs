@@ -13,6 +13,9 @@ use tokio::task::LocalSet;
 
 use crate::Failure;
 
+/// Time for one connection and its session; a stdio server is started meanwhile.
+const OPENING: Duration = Duration::from_secs(10);
+
 /// What one client sends, and to whom.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
@@ -74,7 +77,8 @@ pub(crate) fn run(target: &Target, load: Load, counting: impl FnOnce() + 'static
         let tally = Rc::new(RefCell::new(Tally::default()));
         let mut lines = Vec::with_capacity(load.connections);
         for number in 0..load.connections {
-            lines.push(Line::open(target, load.size, number).await?);
+            let opening = tokio::time::timeout(OPENING, Line::open(target, load.size, number));
+            lines.push(opening.await.map_err(|_| "no answer to `initialize` in time")??);
         }
         let started = Instant::now() + load.warm_up;
         let until = started + load.time;

@@ -41,7 +41,7 @@ pub(crate) fn run(listen: SocketAddr, upstream: SocketAddr, client: UpstreamClie
     let way = match client {
         UpstreamClient::Pingora => Way::Pingora {
             connector: Box::new(Connector::new(Some(ConnectorOptions::new(POOL)))),
-            peer: peer(upstream),
+            peer: Box::new(peer(upstream)),
         },
         UpstreamClient::Legacy => Way::Legacy(legacy()),
         UpstreamClient::Spawned => Way::Spawned(Pool::default()),
@@ -58,7 +58,7 @@ struct Terminate {
 
 enum Way {
     /// Pingora's own connector and pool.
-    Pingora { connector: Box<Connector>, peer: HttpPeer },
+    Pingora { connector: Box<Connector>, peer: Box<HttpPeer> },
     /// hyper-util's pooled client.
     Legacy(Client<HttpConnector, Full<Bytes>>),
     /// hyper's connection, its driver in a task of its own, our pool.

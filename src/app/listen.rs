@@ -1,6 +1,7 @@
-//! The one socket that listens to the world: bound before anything starts, so that a taken port is a clear error
-//! and port 0 becomes a known one.
+//! The one socket that listens to the world.
 //! Not here: what happens on a connection (`proxy`).
+//!
+//! It is bound before anything starts, so that a taken port is a clear error and port 0 becomes a known one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::IntoRawFd as _;

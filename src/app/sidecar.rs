@@ -1,6 +1,7 @@
-//! What runs beside the proxy: the bridge in a service of its own, and in another the control plane, the catalog's
-//! watch, health checks and the demo's servers.
-//! Not here: any of these themselves; this file only lets them run and end.
+//! What runs beside the proxy, in services of its own.
+//! Not here: the bridge, the control plane and the rest themselves (their rooms); this file lets them run and end.
+//!
+//! The bridge has one service, and the control plane, the catalog's watch, health checks and the demo's servers another.
 
 use std::fs;
 use std::future::pending;

@@ -75,7 +75,8 @@ fn tokens_are_checked_in_every_claim() {
     let good = token(&claims(|_| {}), HS256, SECRET);
     check(&[("authorization", &format!("Bearer {good}"))], Ok("ann"));
     check(&[("x-api-key", &good)], Err(AuthError::Invalid));
-    let bad: [(&str, fn(&mut serde_json::Value)); 8] = [
+    type Change = fn(&mut serde_json::Value);
+    let bad: [(&str, Change); 8] = [
         ("expired", |c| c["exp"] = json!(1000)),
         ("not yet", |c| c["nbf"] = json!(jsonwebtoken::get_current_timestamp() + 600)),
         ("no exp", |c| drop(c.as_object_mut().unwrap().remove("exp"))),

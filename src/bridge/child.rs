@@ -1,5 +1,4 @@
-//! One child's task: its pipes, its clock and its end. One task owns one child, from its start until no process
-//! of it is left.
+//! One child's task: its pipes, its clock and its end, until no process of it is left.
 //! Not here: what its lines mean (`desk`), processes and signals (`spawn`).
 
 use std::io;
@@ -7,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::ChildStdin;
 use tokio::sync::{mpsc, watch};
@@ -188,7 +187,8 @@ impl Worker {
                 open = read(stdout, lines.buffer()) => {
                     self.take_lines();
                     if !open {
-                        return self.output_closed().await;
+                        self.process.stdout = None;
+                        return self.closed("closed its output").await;
                     }
                 }
                 command = commands.recv(), if desk.takes_commands() => {
@@ -199,9 +199,8 @@ impl Worker {
                     }
                 }
                 written = write(stdin, &desk.out), if !desk.out.is_empty() => match written {
-                    Ok(count) => { desk.out.advance(count); stalled = None; }
-                    // It closed its stdin; how it ends is seen at its stdout.
-                    Err(_) => { desk.out.clear(); *stdin = None; }
+                    Ok(count) => { desk.wrote(count); stalled = None; }
+                    Err(_) => return self.closed("closed its input").await,
                 },
                 open = read(stderr, errors.buffer()), if stderr.is_some() => {
                     if !open { *stderr = None }
@@ -331,12 +330,11 @@ impl Worker {
         self.tail.push(line);
     }
 
-    /// A closed stdout means that the child is about to exit, or that it is of no more use.
-    async fn output_closed(&mut self) -> Death {
-        self.process.stdout = None;
+    /// A closed pipe means that the child is about to exit, or that it is of no more use.
+    async fn closed(&mut self, what: &'static str) -> Death {
         match timeout(LAST_WORDS, self.process.child.wait()).await {
             Ok(Ok(status)) => Death::of_status(status),
-            _ => Death::new("child_mute", "closed its output"),
+            _ => Death::new("child_mute", what),
         }
     }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -45,6 +45,7 @@ pub(super) struct Desk {
     total: Duration,
     /// What the child is to read.
     pub(super) out: BytesMut,
+    grown: bool,
     /// When it last had a call.
     pub(super) active: Instant,
     /// How many calls it answered.
@@ -95,6 +96,7 @@ impl Desk {
             legacy: !modern,
             total,
             out,
+            grown: false,
             active: Instant::now(),
             answered: 0,
         }
@@ -114,6 +116,16 @@ impl Desk {
     /// Whether commands may be taken from the queue.
     pub(super) fn takes_commands(&self) -> bool {
         self.is_open() && self.out.len() < OUT_BYTES_MAX
+    }
+
+    /// Notes that the child read `count` bytes of what waits for it.
+    pub(super) fn wrote(&mut self, count: usize) {
+        self.out.advance(count);
+        if self.out.is_empty() && std::mem::take(&mut self.grown) {
+            // The memory of a large call is given back.
+            self.out = BytesMut::new();
+        }
+        self.grown |= self.out.len() > OUT_BYTES_MAX;
     }
 
     /// Whether no call is in flight.

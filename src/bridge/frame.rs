@@ -12,6 +12,7 @@ pub(super) struct Lines {
     buffer: BytesMut,
     scanned: usize,
     discarding: bool,
+    grown: bool,
     line_bytes_max: usize,
 }
 
@@ -26,15 +27,22 @@ pub(super) enum Cut {
 
 /// How much is read at once.
 const READ_BYTES: usize = 16 * 1024;
+/// A buffer that held more than this is not kept.
+const GROWN_BYTES: usize = 256 * 1024;
 
 impl Lines {
     /// Lines of at most `line_bytes_max` bytes.
     pub(super) fn new(line_bytes_max: usize) -> Self {
-        Self { buffer: BytesMut::new(), scanned: 0, discarding: false, line_bytes_max }
+        Self { buffer: BytesMut::new(), scanned: 0, discarding: false, grown: false, line_bytes_max }
     }
 
     /// Where the next bytes are to be read to; there is always room.
     pub(super) fn buffer(&mut self) -> &mut BytesMut {
+        if self.buffer.is_empty() && std::mem::take(&mut self.grown) {
+            // The memory of a long line is given back.
+            self.buffer = BytesMut::new();
+        }
+        self.grown |= self.buffer.len() > GROWN_BYTES;
         self.buffer.reserve(READ_BYTES);
         &mut self.buffer
     }

@@ -176,6 +176,14 @@ impl Live {
         drop(self.queue.send(command).await);
     }
 
+    #[cfg(test)]
+    pub(super) fn flight_for_tests() -> Flight {
+        let limits = Limits { child_pending_max: 8, ..super::tests::limits() };
+        let (live, _) = Self::new(&limits);
+        live.in_flight.fetch_add(1, Ordering::Relaxed);
+        Flight(live)
+    }
+
     /// Notes that the caller of a request is gone.
     pub(super) fn caller_gone(&self, ticket: u64) {
         self.gone.lock().push(ticket);

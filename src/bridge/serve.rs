@@ -14,7 +14,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -85,8 +85,9 @@ async fn converse(bridge: Arc<Bridge>, stream: UnixStream, mut shutdown: watch::
         let bridge = Arc::clone(&bridge);
         async move { Ok::<_, Infallible>(answer(&bridge, request).await) }
     });
+    // The gateway keeps idle connections for its next call; closing one could hit that call.
     let connection =
-        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+        http1::Builder::new().header_read_timeout(None).serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         // What breaks a connection is the gateway's to tell.

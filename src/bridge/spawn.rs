@@ -47,7 +47,11 @@ pub(super) struct Process {
 )]
 pub(super) fn spawn(local: &Local, marker: String) -> io::Result<Process> {
     let mut command = Command::new(&local.program);
-    command.args(&local.args).current_dir(&local.working_dir).env_clear();
+    command.args(&local.args).env_clear();
+    // The parent of a bare file name is an empty path, which means here.
+    if !local.working_dir.as_os_str().is_empty() {
+        command.current_dir(&local.working_dir);
+    }
     for name in INHERITED {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
@@ -56,10 +60,22 @@ pub(super) fn spawn(local: &Local, marker: String) -> io::Result<Process> {
     command.envs(&local.env).env(MARKER, &marker);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true);
-    let mut child = command.spawn()?;
+    let mut child = command.spawn().map_err(|error| blame(local, error))?;
     let pid = child.id().ok_or_else(|| io::Error::other("it ended at once"))?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     Ok(Process { child, stdin, stdout, stderr, pid, marker })
+}
+
+/// The system says "not found" of a missing directory and of a missing program alike.
+fn blame(local: &Local, error: io::Error) -> io::Error {
+    let dir = &local.working_dir;
+    if error.kind() == io::ErrorKind::NotFound && !dir.as_os_str().is_empty() && !dir.is_dir() {
+        return io::Error::new(
+            error.kind(),
+            format!("its working directory {} does not exist", dir.display()),
+        );
+    }
+    error
 }
 
 impl Process {

@@ -162,10 +162,10 @@ impl Entry {
             State::Running
         } else if stage(|_| true) {
             State::Starting
-        } else if views.iter().any(|view| !view.ending.is_empty()) {
-            State::Stopping
         } else if views.iter().any(|view| view.refused) {
             State::Failed
+        } else if views.iter().any(|view| !view.ending.is_empty()) {
+            State::Stopping
         } else {
             State::Stopped
         };

@@ -25,7 +25,7 @@ mod lives;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits {
         body_bytes_max: 4 << 20,
         header_bytes_max: 64 << 10,

@@ -1,5 +1,7 @@
-//! The form of `tollgate.yaml`, as serde and editors see it. Every field's comment is its documentation, and every
-//! default stands here with its reason. Not here: what is accepted (`check`), other places of values (`layer`).
+//! The form of `tollgate.yaml`, as serde and editors see it.
+//! Not here: what is accepted (`check`), other places of values (`layer`).
+//!
+//! Every field's comment is its documentation, and every default stands here with its reason.
 
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -26,7 +26,9 @@ pub(super) struct Link {
 
 /// Links by caller and server.
 #[derive(Debug, Default)]
-pub(super) struct Links(Mutex<HashMap<(u128, ServerId), (Arc<Link>, Instant)>>);
+pub(super) struct Links(Mutex<HashMap<Key, (Arc<Link>, Instant)>>);
+
+type Key = (u128, ServerId);
 
 impl Links {
     pub(super) fn find(&self, caller: u128, server: &ServerId) -> Option<Arc<Link>> {

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue};
 use super::{Asked, Hub, HubError, Relayed, answer};
 use crate::auth::{self, Caller};
 use crate::mcp::{Era, Method};
-use crate::session::Pin;
+use crate::session::{Pin, SessionError};
 use crate::upstream::{Outgoing, Route, Upstream};
 
 /// The session header of the legacy era.
@@ -24,18 +24,17 @@ pub(super) async fn relay(
     let mut headers = asked.headers;
     // The modern era has no sessions: a header that looks like one is ignored (2026-07-28/basic/transports).
     let session = asked.session.filter(|_| asked.era == Era::Legacy);
-    let pin = match &session {
+    let pinned = match &session {
         Some(id) => {
-            let pin = hub.sealer.open(id, caller.id, server.as_str())?;
-            hub.active.touch(id);
+            let pin = hub.sessions.open(id, caller.id, server.as_str())?;
             headers.insert(SESSION, upstream_id(&pin)?);
-            Some(pin.endpoint)
+            Some(pin)
         }
         None => None,
     };
     let outgoing = Outgoing { method: asked.verb, headers, body: asked.body };
     // Hop 4 is here until tools have an index of their own: the server is the unit of what a caller may use.
-    let route = allow(caller, upstream, pin)?;
+    let route = allow(caller, upstream, pinned.as_ref().map(|pin| pin.endpoint))?;
     let arrived = hub.fleet.call(&route, outgoing).await?;
     upstream.meters.upstream(asked.method, arrived.took);
     let given = arrived.response.headers().get(SESSION).cloned();
@@ -48,13 +47,13 @@ pub(super) async fn relay(
             caller,
             upstream,
             &mut relayed.reply.headers,
-            Given { header: given, endpoint, session: &session },
+            Given { header: given, endpoint, session: session.as_deref().zip(pinned) },
         )?;
     }
     if asked.method == Method::EndSession
         && let Some(id) = &session
     {
-        hub.active.end(id);
+        hub.sessions.end(id);
     }
     Ok(relayed)
 }
@@ -70,14 +69,15 @@ pub(super) fn allow(
 }
 
 fn upstream_id(pin: &Pin) -> Result<HeaderValue, HubError> {
-    HeaderValue::from_str(&pin.upstream_session).map_err(|_| crate::session::SessionError::Forged.into())
+    HeaderValue::from_str(&pin.upstream_session).map_err(|_| SessionError::Forged.into())
 }
 
 /// The session id that came with an answer.
 struct Given<'s> {
     header: Option<HeaderValue>,
     endpoint: u64,
-    session: &'s Option<String>,
+    /// The session that the request was part of.
+    session: Option<(&'s str, Arc<Pin>)>,
 }
 
 /// Puts our session id where the upstream put its own.
@@ -89,22 +89,17 @@ fn seal(
     given: Given<'_>,
 ) -> Result<(), HubError> {
     let Some(header) = given.header else { return Ok(()) };
-    let upstream_session = header.to_str().unwrap_or_default().to_owned();
-    let server = upstream.server.id.as_str();
-    let known = given.session.as_ref().filter(|id| {
-        hub.sealer.open(id, caller.id, server).is_ok_and(|pin| pin.upstream_session == upstream_session)
-    });
-    let id = match known {
-        Some(id) => id.clone(),
-        None => {
-            let pin = Pin { endpoint: given.endpoint, upstream_session };
-            let id = hub.sealer.seal(caller.id, server, &pin)?;
-            hub.active.touch(&id);
+    let upstream_session = header.to_str().unwrap_or_default();
+    let value = match given.session {
+        // Many servers repeat the id in every answer.
+        Some((id, pin)) if pin.upstream_session == upstream_session => HeaderValue::from_str(id),
+        _ => {
+            let pin = Pin { endpoint: given.endpoint, upstream_session: upstream_session.to_owned() };
+            let id = hub.sessions.seal(caller.id, upstream.server.id.as_str(), pin)?;
             upstream.meters.session_opened();
-            id
+            HeaderValue::try_from(id)
         }
     };
-    let value = HeaderValue::from_str(&id).map_err(|_| crate::session::SessionError::Unsealable)?;
-    headers.insert(SESSION, value);
+    headers.insert(SESSION, value.map_err(|_| SessionError::Unsealable)?);
     Ok(())
 }

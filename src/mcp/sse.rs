@@ -75,7 +75,7 @@ impl Decoder {
 
     fn end_line(&mut self, each: &mut impl FnMut(Option<&[u8]>)) {
         let line = std::mem::take(&mut self.line);
-        if line.is_empty() && !(self.overlong && !self.has_data) {
+        if (self.has_data || !self.overlong) && line.is_empty() {
             if self.overlong {
                 each(None);
             } else if self.has_data {

@@ -26,6 +26,8 @@ pub(super) async fn read(session: &mut Session, limits: &Limits) -> Result<Bytes
         // Pingora leaves the answer to whoever reads the body; clients wait a second for it.
         let _ = session.downstream_session.write_continue_response().await;
     }
+    // Pingora's own timeout is for each read, and one byte within it is enough to go on for ever: ours is for all.
+    session.set_read_timeout(None);
     let read = timeout(limits.body_timeout, collect(session, limits.body_bytes_max)).await;
     read.map_err(|_| Rejection::BodyTooSlow)?.map_err(|_| Rejection::BodyBroken)?.ok_or(too_large)
 }

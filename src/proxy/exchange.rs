@@ -32,8 +32,8 @@ pub(super) async fn at_server(
         _ => without_message(session, ctx, verb)?,
     };
     let upstream = enter(ctx, view, id, message_id.clone())?;
-    let waiter = Waiter { upstream, id: message_id, style: Asking::Relay };
-    answer(proxy, session, ctx, &admitted, waiter, asked).await
+    let waiter = Waiter { admitted, upstream, id: message_id, style: Asking::Relay };
+    answer(proxy, session, ctx, waiter, asked).await
 }
 
 /// `POST /mcp`: the Open MCP Gateway's envelope, which names the server in the body.
@@ -53,7 +53,7 @@ pub(super) async fn at_envelope(
         return Err(Rejection::NoServerId { place: "server_id" });
     };
     let upstream = enter(ctx, view, server, id_of(&message))?;
-    plain(proxy, session, ctx, &admitted, upstream, &bytes).await
+    plain(proxy, session, ctx, (admitted, upstream), &bytes).await
 }
 
 /// `POST /rpc`: the same, with the server named by a header.
@@ -80,7 +80,7 @@ pub(super) async fn at_rpc(
     };
     let message = parse(proxy, &bytes)?;
     let upstream = enter(ctx, view, &server, id_of(&message))?;
-    plain(proxy, session, ctx, &admitted, upstream, &bytes).await
+    plain(proxy, session, ctx, (admitted, upstream), &bytes).await
 }
 
 /// A call of a client that knows neither sessions nor streams.
@@ -88,8 +88,7 @@ async fn plain(
     proxy: &Proxy,
     session: &mut Session,
     ctx: &mut Ctx,
-    admitted: &Admitted,
-    upstream: Arc<Upstream>,
+    (admitted, upstream): (Admitted, Arc<Upstream>),
     bytes: &bytes::Bytes,
 ) -> Result<(), Rejection> {
     let rebuilt = mcp::rebuild_for_forwarding(bytes).map_or_else(|| bytes.clone(), Into::into);
@@ -105,8 +104,8 @@ async fn plain(
         session: None,
         body: rebuilt.clone(),
     };
-    let waiter = Waiter { upstream, id, style: Asking::Plain };
-    answer(proxy, session, ctx, admitted, waiter, asked).await
+    let waiter = Waiter { admitted, upstream, id, style: Asking::Plain };
+    answer(proxy, session, ctx, waiter, asked).await
 }
 
 fn admit(proxy: &Proxy, session: &Session, ctx: &mut Ctx) -> Result<Admitted, Rejection> {
@@ -185,6 +184,7 @@ fn without_message(session: &Session, ctx: &mut Ctx, verb: Verb) -> Result<(Aske
 
 /// Who waits for the answer, and how.
 struct Waiter {
+    admitted: Admitted,
     upstream: Arc<Upstream>,
     id: Option<Id>,
     style: Asking,
@@ -201,11 +201,10 @@ async fn answer(
     proxy: &Proxy,
     session: &mut Session,
     ctx: &mut Ctx,
-    admitted: &Admitted,
     waiter: Waiter,
     asked: Asked,
 ) -> Result<(), Rejection> {
-    let Waiter { upstream, id, style } = waiter;
+    let Waiter { admitted, upstream, id, style } = waiter;
     // A client of the modern era cancels by leaving; one of the legacy era only lost its connection, and its call
     // goes on (2026-07-28 and 2025-11-25/basic/transports). A stream without a client is of no use in either.
     let leaving_cancels = asked.era == Era::Modern || asked.method == Method::Stream;

@@ -145,10 +145,9 @@ struct Ended {
 }
 
 fn line(record: &Record, session: &Session, ended: Ended) -> Line {
-    let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
     let request = session.req_header();
     let mut line = Line::new()
-        .text("time", &time)
+        .plain("time", humantime::format_rfc3339_millis(SystemTime::now()))
         .text("type", "access")
         .text("request_id", &record.request_id)
         .text("door", record.door)
@@ -170,7 +169,7 @@ fn line(record: &Record, session: &Session, ended: Ended) -> Line {
         line = line.text("path", shown(request.uri.path()));
     }
     if let Some(address) = session.client_addr().and_then(|address| address.as_inet()) {
-        line = line.text("client", &address.ip().to_string());
+        line = line.plain("client", address.ip());
     }
     if let Some(time) = record.upstream_time {
         line = line.millis("upstream_ms", time).number("attempts", u64::from(record.attempts) + 1);

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use http::{HeaderMap, Version, header};
+use http::{HeaderMap, HeaderValue, Version, header};
 use http_body_util::BodyExt as _;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -70,20 +70,23 @@ pub(super) async fn reply(session: &mut Session, ctx: &mut Ctx, reply: Reply, wa
     let Reply { status, headers, body } = reply;
     match body {
         Body::Whole(body) => {
-            let Ok(head) =
-                head(session, status, &headers, Length::Known(body.len()), ctx.record.request_id())
+            let Ok(head) = head(session, status, headers, Length::Known(body.len()), ctx.record.request_id())
             else {
                 return;
             };
+            if body.len() > BUFFERED_BYTES {
+                session.set_write_timeout(Some(ctx.write_timeout));
+            }
             let bodiless = body.is_empty();
             if session.write_response_header(Box::new(head), bodiless).await.is_ok() && !bodiless {
                 let _ = session.write_response_body(Some(body), true).await;
             }
         }
         Body::Stream(stream) => {
-            let Ok(head) = head(session, status, &headers, Length::Unknown, ctx.record.request_id()) else {
+            let Ok(head) = head(session, status, headers, Length::Unknown, ctx.record.request_id()) else {
                 return;
             };
+            session.set_write_timeout(Some(ctx.write_timeout));
             let there = session.write_response_header(Box::new(head), false).await.is_ok();
             let mut passing = Passing::new(*stream, watching, there);
             passing.run(session).await;
@@ -91,6 +94,9 @@ pub(super) async fn reply(session: &mut Session, ctx: &mut Ctx, reply: Reply, wa
         }
     }
 }
+
+/// A body up to this size goes into the socket's buffer and needs no deadline of its own.
+const BUFFERED_BYTES: usize = 16 * 1024;
 
 /// How long a body is.
 #[derive(Clone, Copy)]
@@ -102,22 +108,22 @@ enum Length {
 fn head(
     session: &Session,
     status: http::StatusCode,
-    headers: &HeaderMap,
+    headers: HeaderMap,
     length: Length,
     request_id: &str,
 ) -> pingora_core::Result<ResponseHeader> {
-    let mut head = ResponseHeader::build(status, Some(headers.len() + 3))?;
-    for (name, value) in headers {
-        head.append_header(name.clone(), value.clone())?;
-    }
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    parts.status = status;
+    parts.headers = headers;
+    let mut head = ResponseHeader::from(parts);
     head.insert_header(headers::REQUEST_ID, request_id)?;
     match length {
         // 204 has no length (RFC 9110 section 8.6).
         Length::Known(_) if status == http::StatusCode::NO_CONTENT => {}
-        Length::Known(bytes) => head.insert_header(header::CONTENT_LENGTH, bytes)?,
+        Length::Known(bytes) => head.insert_header(header::CONTENT_LENGTH, HeaderValue::from(bytes))?,
         // Without it Pingora would end the body by closing the connection.
         Length::Unknown if session.req_header().version == Version::HTTP_11 => {
-            head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+            head.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
         }
         Length::Unknown => {}
     }

@@ -90,6 +90,16 @@ impl Sealer {
 
     /// What the id is pinned to, if `caller` has it with `server` and it is not too old.
     pub fn open(&self, id: &str, caller: u128, server: &str) -> Result<Pin, SessionError> {
+        self.open_until(id, caller, server).map(|(pin, _)| pin)
+    }
+
+    /// The same, with the time at which the session will be too old.
+    pub(super) fn open_until(
+        &self,
+        id: &str,
+        caller: u128,
+        server: &str,
+    ) -> Result<(Pin, SystemTime), SessionError> {
         let token = URL_SAFE_NO_PAD.decode(id).map_err(|_| SessionError::Forged)?;
         let (head, sealed) = token.split_at_checked(1 + NONCE).ok_or(SessionError::Forged)?;
         let (key_id, nonce) = head.split_first().ok_or(SessionError::Forged)?;
@@ -110,7 +120,12 @@ impl Sealer {
             return Err(SessionError::Expired);
         }
         let upstream_session = String::from_utf8(upstream.to_vec()).map_err(|_| SessionError::Forged)?;
-        Ok(Pin { endpoint: u64::from_be_bytes(*endpoint), upstream_session })
+        Ok((Pin { endpoint: u64::from_be_bytes(*endpoint), upstream_session }, made_at + self.ttl))
+    }
+
+    /// When a session that is made now will be too old.
+    pub(super) fn expiry(&self) -> SystemTime {
+        SystemTime::now() + self.ttl
     }
 }
 

@@ -4,7 +4,7 @@
 //! A request only appends to a buffer; it never waits for the disk, a pipe or a terminal. The buffer is bounded:
 //! when its reader is too slow, lines are dropped and counted instead of holding calls up.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,6 +110,13 @@ impl Line {
     pub fn text(mut self, key: &str, value: &str) -> Self {
         self.key(key);
         self.0.push('"');
+        let plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+        if value.bytes().all(plain) {
+            // Nearly every value, and copied at once.
+            self.0.push_str(value);
+            self.0.push('"');
+            return self;
+        }
         for part in value.chars() {
             match part {
                 '"' => self.0.push_str("\\\""),
@@ -129,6 +136,13 @@ impl Line {
             Some(value) => self.text(key, value),
             None => self,
         }
+    }
+
+    /// Adds what prints as plain text without quotes, such as an address or a time.
+    pub fn plain(mut self, key: &str, value: impl fmt::Display) -> Self {
+        self.key(key);
+        let _ = write!(self.0, "\"{value}\"");
+        self
     }
 
     /// Adds a whole number.

@@ -1,5 +1,4 @@
-//! Every metric of the gateway, registered by name in one place, with handles that requests reach without a look-up
-//! by label.
+//! Every metric of the gateway, registered by name in one place; requests hold handles and look nothing up by label.
 //! Not here: the route that serves them (`control`).
 //!
 //! Label values are bounded: servers come from the catalog, methods and outcomes are closed sets, and a tool's name

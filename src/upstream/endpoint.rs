@@ -88,8 +88,9 @@ impl Endpoint {
         &self,
         connector: &Connector,
         outgoing: &Outgoing,
+        headers: HeaderMap,
     ) -> Result<Response<Answer>, SendError> {
-        self.lines.send(connector, &self.url, self.request(outgoing)).await
+        self.lines.send(connector, &self.url, self.request(outgoing, headers)).await
     }
 
     /// Sends a request on a connection of its own, to `target` instead of the endpoint's path if there is one.
@@ -99,18 +100,17 @@ impl Endpoint {
         outgoing: &Outgoing,
         target: Option<Uri>,
     ) -> Result<Response<Answer>, SendError> {
-        let mut request = self.request(outgoing);
+        let mut request = self.request(outgoing, outgoing.headers.clone());
         if let Some(target) = target {
             *request.uri_mut() = target;
         }
         Lines::new(0).send(connector, &self.url, request).await
     }
 
-    fn request(&self, outgoing: &Outgoing) -> Request<Full<Bytes>> {
+    fn request(&self, outgoing: &Outgoing, mut headers: HeaderMap) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(outgoing.body.clone()));
         *request.method_mut() = outgoing.method.clone();
         *request.uri_mut() = self.target.clone();
-        let mut headers = outgoing.headers.clone();
         for (name, value) in &self.headers {
             headers.insert(name, value.clone());
         }

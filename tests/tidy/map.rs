@@ -19,10 +19,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::source::{Source, is_word, words};
 
 /// Room → rooms it may use; `None` is `*`, everything.
-pub type Arrows = BTreeMap<String, Option<BTreeSet<String>>>;
+pub(crate) type Arrows = BTreeMap<String, Option<BTreeSet<String>>>;
 
 /// The lines of the fenced block titled `title` in the `//!` head of a file, with their line numbers.
-pub fn block(text: &str, title: &str) -> Option<Vec<(usize, String)>> {
+pub(crate) fn block(text: &str, title: &str) -> Option<Vec<(usize, String)>> {
     let mut found = None;
     for (number, line) in (1..).zip(text.lines()) {
         let Some(line) = line.strip_prefix("//!") else { continue };
@@ -40,7 +40,7 @@ pub fn block(text: &str, title: &str) -> Option<Vec<(usize, String)>> {
 }
 
 /// Reads the arrows; a line that is not `room -> rooms` is an error.
-pub fn arrows(text: &str) -> Result<Arrows, String> {
+pub(crate) fn arrows(text: &str) -> Result<Arrows, String> {
     let lines = block(text, "arrows")
         .ok_or("src/lib.rs: no block titled `arrows` (```text arrows) in its `//!` head")?;
     let mut arrows = Arrows::new();
@@ -58,7 +58,7 @@ pub fn arrows(text: &str) -> Result<Arrows, String> {
 }
 
 /// A room on a cycle of arrows, if there is one.
-pub fn cycle(arrows: &Arrows) -> Option<Vec<String>> {
+pub(crate) fn cycle(arrows: &Arrows) -> Option<Vec<String>> {
     fn visit(room: &str, arrows: &Arrows, path: &mut Vec<String>) -> bool {
         if let Some(at) = path.iter().position(|seen| seen == room) {
             path.drain(..at);
@@ -80,14 +80,14 @@ pub fn cycle(arrows: &Arrows) -> Option<Vec<String>> {
 }
 
 /// The room of a file: the first name below `src/`.
-pub fn room(path: &str) -> &str {
+pub(crate) fn room(path: &str) -> &str {
     let below = path.strip_prefix("src/").unwrap_or(path);
     below.split('/').next().unwrap_or(below).trim_end_matches(".rs")
 }
 
 /// Rooms that production code of a file names, with the line: `crate::x`, `crate::{x, y}`, `tollgate::x` in the
 /// binary, and `super::` chains that climb out of the room.
-pub fn uses(source: &Source) -> Vec<(String, usize)> {
+pub(crate) fn uses(source: &Source) -> Vec<(String, usize)> {
     let code = &source.production;
     let mut found = Vec::new();
     let front = if source.path == "src/main.rs" { "tollgate" } else { "crate" };
@@ -148,7 +148,7 @@ const SPAWNS: [&str; 7] = [
 ];
 
 /// Functions of a file that start a task, a thread or a process, each once, with the line of the first.
-pub fn spawns(source: &Source) -> Vec<(String, usize)> {
+pub(crate) fn spawns(source: &Source) -> Vec<(String, usize)> {
     let functions = source.functions();
     let mut sites: BTreeMap<String, usize> = BTreeMap::new();
     for token in SPAWNS {
@@ -167,7 +167,7 @@ pub fn spawns(source: &Source) -> Vec<(String, usize)> {
 }
 
 /// Files of the `spawns` block, one for each line, with the line's number. A line is `file — what — who ends it`.
-pub fn listed_spawns(text: &str) -> Result<Vec<(String, usize)>, String> {
+pub(crate) fn listed_spawns(text: &str) -> Result<Vec<(String, usize)>, String> {
     let lines = block(text, "spawns")
         .ok_or("src/lib.rs: no block titled `spawns` (```text spawns) in its `//!` head")?;
     lines

@@ -5,42 +5,42 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// One source file.
-pub struct Source {
+pub(crate) struct Source {
     /// Relative to the package, with `/`.
-    pub path: String,
-    pub text: String,
+    pub(crate) path: String,
+    pub(crate) text: String,
     /// `text` with comments and the insides of literals blanked: the same length, the same lines.
-    pub code: String,
+    pub(crate) code: String,
     /// `code` with everything under `#[cfg(test)]` blanked too; empty of code for a file of tests.
-    pub production: String,
-    pub comments: Vec<Comment>,
+    pub(crate) production: String,
+    pub(crate) comments: Vec<Comment>,
     /// String literals: where the opening quote is in `text`, and what is inside.
-    pub strings: Vec<(usize, String)>,
+    pub(crate) strings: Vec<(usize, String)>,
 }
 
 /// One comment, delimiters included. Line comments come one by one.
-pub struct Comment {
-    pub line: usize,
-    pub text: String,
+pub(crate) struct Comment {
+    pub(crate) line: usize,
+    pub(crate) text: String,
 }
 
 impl Comment {
     /// `///`, `//!` and their block forms.
-    pub fn is_doc(&self) -> bool {
+    pub(crate) fn is_doc(&self) -> bool {
         ["///", "//!", "/**", "/*!"].iter().any(|start| self.text.starts_with(start))
     }
 }
 
 /// A function with a body.
-pub struct Function {
-    pub name: String,
+pub(crate) struct Function {
+    pub(crate) name: String,
     /// First and last line.
-    pub lines: (usize, usize),
-    pub body: Range<usize>,
+    pub(crate) lines: (usize, usize),
+    pub(crate) body: Range<usize>,
 }
 
 impl Source {
-    pub fn new(path: &str, text: String) -> Self {
+    pub(crate) fn new(path: &str, text: String) -> Self {
         let mut source = Self {
             path: path.to_owned(),
             code: String::new(),
@@ -59,12 +59,12 @@ impl Source {
     }
 
     /// The line of a byte offset, from 1.
-    pub fn line(&self, offset: usize) -> usize {
+    pub(crate) fn line(&self, offset: usize) -> usize {
         self.text.as_bytes()[..offset].iter().filter(|&&byte| byte == b'\n').count() + 1
     }
 
     /// Lines that are not under `#[cfg(test)]`.
-    pub fn lines_without_tests(&self) -> usize {
+    pub(crate) fn lines_without_tests(&self) -> usize {
         let all = self.text.lines().count();
         let tests: usize =
             test_items(&self.code).into_iter().map(|item| self.text[item].lines().count()).sum();
@@ -72,7 +72,7 @@ impl Source {
     }
 
     /// Functions outside tests.
-    pub fn functions(&self) -> Vec<Function> {
+    pub(crate) fn functions(&self) -> Vec<Function> {
         let code = &self.production;
         words(code, "fn")
             .filter_map(|at| {
@@ -193,18 +193,18 @@ fn character(bytes: &[u8], at: usize) -> Option<usize> {
     (bytes.get(at + 1 + width) == Some(&b'\'')).then_some(at + width + 2)
 }
 
-pub fn is_word(c: char) -> bool {
+pub(crate) fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
 /// Offsets of `word` in `code`, where it is not part of a longer word.
-pub fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+pub(crate) fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     code.match_indices(word).map(|(at, _)| at).filter(move |&at| {
         let before = code[..at].chars().next_back();
         let after = code[at + word.len()..].chars().next();
         let starts = word.chars().next().is_some_and(is_word);
         let ends = word.chars().next_back().is_some_and(is_word);
-        !(starts && before.is_some_and(is_word)) && !(ends && after.is_some_and(is_word))
+        !(starts && before.is_some_and(is_word) || ends && after.is_some_and(is_word))
     })
 }
 
@@ -266,17 +266,17 @@ fn blank(code: &str, range: Range<usize>) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-pub fn is_test_file(path: &str) -> bool {
+pub(crate) fn is_test_file(path: &str) -> bool {
     path.ends_with("/tests.rs") || path.contains("/tests/")
 }
 
 /// The package's folder.
-pub fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Every Rust file below `folder`, sorted by path.
-pub fn read(folder: &str) -> Vec<Source> {
+pub(crate) fn read(folder: &str) -> Vec<Source> {
     let mut files = Vec::new();
     collect(&root().join(folder), &mut files);
     files.sort();

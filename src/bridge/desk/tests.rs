@@ -1,1 +1,114 @@
+//! Tests of the table of calls: lines that no well-behaved server writes.
+//! Not here: the rest, which is tested with real processes (`bridge/tests`).
 
+use super::super::live::Live;
+use super::super::mailbox::{Item, Reader};
+use super::*;
+
+const SAMPLE: &str = r#"{"protocolVersion":"2025-11-25"}"#;
+
+fn open() -> Desk {
+    let mut desk = Desk::new(false, Arc::default(), Duration::from_secs(1));
+    let opened = desk.line(format!(r#"{{"jsonrpc":"2.0","id":3,"result":{SAMPLE}}}"#).as_bytes());
+    assert!(matches!(opened, Some(Turn::Opened(Opened::Legacy(_)))));
+    desk.out.clear();
+    desk
+}
+
+/// Puts a call on the desk.
+fn call(desk: &mut Desk, ticket: u64, session: Option<&str>) -> Reader {
+    let mailbox = Mailbox::new(8);
+    let pending = Pending {
+        id: Id::from_json("\"own\"").unwrap(),
+        token: Some("\"token\"".into()),
+        session: session.map(Into::into),
+        modern: false,
+        mailbox: Arc::clone(&mailbox),
+        deadline: Some(Instant::now() + Duration::from_secs(1)),
+        cancelled: false,
+        flight: Live::flight_for_tests(),
+    };
+    desk.command(Command::Call(Call { ticket, line: b"{}\n".to_vec(), pending }));
+    Reader::of_stream(mailbox)
+}
+
+async fn next(reader: &mut Reader) -> String {
+    match reader.next().await {
+        Some(Item::Note(said) | Item::Last(Last::Answer(said))) => String::from_utf8(said.to_vec()).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn only_the_first_answer_counts_and_strangers_ids_are_ignored() {
+    let mut desk = open();
+    let mut reader = call(&mut desk, 20, None);
+    for line in [r#"{"id":99,"result":1}"#, r#"{"id":20,"result":2}"#, r#"{"id":20,"result":3}"#] {
+        assert!(desk.line(line.as_bytes()).is_none(), "{line}");
+    }
+    assert_eq!(next(&mut reader).await, r#"{"id":"own","result":2}"#);
+    assert!(desk.is_idle());
+}
+
+#[tokio::test]
+async fn what_is_no_message_is_rubbish() {
+    let mut desk = open();
+    let lines = [
+        "",
+        "x",
+        "[]",
+        "{}",
+        "1",
+        "null",
+        r#"{"id":1}"#,
+        r#"{"id":"a","result":1}"#,
+        r#"{"id":null,"error":{}}"#,
+    ];
+    for line in lines {
+        assert!(matches!(desk.line(line.as_bytes()), Some(Turn::Rubbish)), "{line}");
+    }
+    assert!(matches!(desk.line(b"{\"id\":20,\"result\":\"\xff\"}"), Some(Turn::Rubbish)));
+}
+
+#[tokio::test]
+async fn progress_reaches_its_owner_with_its_own_token() {
+    let mut desk = open();
+    let (mut first, mut second) = (call(&mut desk, 20, None), call(&mut desk, 21, None));
+    for token in ["21", "\"20\"", "22", "\"token\""] {
+        let params = format!(r#"{{"progressToken":{token},"progress":1}}"#);
+        desk.line(format!(r#"{{"method":"notifications/progress","params":{params}}}"#).as_bytes());
+    }
+    desk.line(br#"{"id":20,"result":1}"#);
+    desk.line(br#"{"id":21,"result":2}"#);
+    for reader in [&mut first, &mut second] {
+        assert!(next(reader).await.contains(r#""progressToken":"token""#));
+        assert!(next(reader).await.contains(r#""id":"own""#));
+    }
+}
+
+#[tokio::test]
+async fn a_log_message_never_reaches_a_stranger() {
+    let mut desk = open();
+    let log = br#"{"method":"notifications/message","params":{}}"#;
+    let mut first = call(&mut desk, 20, Some("a"));
+    let mut newest = call(&mut desk, 21, Some("a"));
+    desk.line(log);
+    assert!(next(&mut newest).await.contains("notifications/message"));
+    let mut stranger = call(&mut desk, 22, Some("b"));
+    desk.line(log);
+    for ticket in 20..23 {
+        desk.line(format!(r#"{{"id":{ticket},"result":0}}"#).as_bytes());
+    }
+    for reader in [&mut first, &mut newest, &mut stranger] {
+        assert!(next(reader).await.contains("result"));
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_questions_is_not_kept() {
+    let mut desk = open();
+    for _ in 0..100_000 {
+        desk.line(br#"{"id":"q","method":"sampling/createMessage","params":{}}"#);
+    }
+    assert!(desk.out.len() < 2 * OUT_BYTES_MAX);
+}
