@@ -13,7 +13,7 @@ use pingora_proxy::Session;
 use super::Ctx;
 use super::admit::{Admission, Admitted};
 use super::headers::REQUEST_ID;
-use super::rejection::Rejection;
+use super::rejection::{RawFault, Rejection};
 use crate::auth;
 use crate::hub::HubError;
 use crate::upstream::{RawTarget, View};
@@ -83,7 +83,7 @@ pub(super) async fn to_server(
     let admitted = admission.admit(&request.headers)?;
     ctx.record.caller = Some(admitted.caller.clone());
     if climbs(rest) {
-        return Err(Rejection::PathClimbs);
+        return Err(Rejection::Raw(RawFault::Climbs));
     }
     let unknown = || Rejection::UnknownServer { server: id.chars().take(64).collect(), id: None };
     let upstream = view.upstream(id).ok_or_else(unknown)?;
@@ -91,8 +91,11 @@ pub(super) async fn to_server(
     upstream.activity.asked();
     let failed = |error: HubError| Rejection::Hub { error, server: id.to_owned(), id: None };
     auth::allow(&admitted.caller, &upstream.server.id, ()).map_err(|denied| failed(denied.into()))?;
-    let target =
-        upstream.raw_target().await.map_err(|error| failed(error.into()))?.ok_or(Rejection::NotRaw)?;
+    let target = upstream
+        .raw_target()
+        .await
+        .map_err(|error| failed(error.into()))?
+        .ok_or(Rejection::Raw(RawFault::NotRaw))?;
     #[expect(
         clippy::disallowed_methods,
         reason = "the address is resolved, so nothing blocks and nothing can fail"

@@ -1,8 +1,8 @@
-//! Every snippet of README.md, run as it is printed, against a gateway started as README.md says; and what the first
-//! start tells a newcomer to copy. Not here: the settings and commands in all their cases (`cli`, golden folders).
+//! Every snippet of README.md, run as it is printed, and what the first start tells a newcomer to copy.
+//! Not here: settings and commands in all their cases (`cli`, golden folders).
 //!
-//! Only what would leave this machine is replaced: the port, paths below `/etc`, and the programs `claude`, `docker`,
-//! `uvx` and `npx`, which stand here as scripts that print their arguments.
+//! The gateway is started as README.md says. Only what would leave this machine is replaced: the port, paths below
+//! `/etc`, and the programs `claude`, `docker`, `uvx` and `npx`, which stand here as scripts that print their arguments.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
