@@ -17,7 +17,8 @@ COPY --from=build /usr/local/bin/tollgate /usr/local/bin/tollgate
 # Mount your own folder over this one: a mounted single file would not be seen to change.
 COPY conf/tollgate.yaml catalog.yaml /etc/tollgate/
 USER 1000:1000
-# Without credentials in tollgate.yaml the gateway keeps to loopback all the same, and says so.
+# Loopback is the container's own: without a credential in tollgate.yaml the gateway keeps to it whatever it is told, its
+# health check is content, and nobody outside reaches it. With a credential it listens here.
 ENV TOLLGATE_LISTEN=0.0.0.0:4444 TOLLGATE_STATE_DIR=/var/lib/tollgate
 WORKDIR /var/lib/tollgate
 VOLUME /var/lib/tollgate

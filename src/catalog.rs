@@ -13,7 +13,7 @@ pub use load::{load, parse};
 pub use model::{
     Endpoint, Health, HealthKind, Local, Remote, RemoteKind, Runtime, Server, ServerId, Snapshot, Timeouts,
 };
-pub use watch::Watch;
+pub use watch::{Seen, Watch};
 
 use std::path::PathBuf;
 

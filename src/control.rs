@@ -21,7 +21,7 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::auth::{Authenticator, Caller};
+use crate::auth::{AuthError, Authenticator, Caller};
 use crate::bridge::Bridge;
 use crate::conf::Rate;
 use crate::hub::Hub;
@@ -92,8 +92,15 @@ fn router(control: Arc<Control>) -> Router {
 async fn admit(State(control): Shared, mut request: Request, next: Next) -> Response {
     let caller = match control.authenticator.authenticate(request.headers()) {
         Ok(caller) => caller,
-        Err(error) => return ControlError::from(error).into_response(),
+        Err(error) => {
+            match error {
+                AuthError::Missing => control.meters.authenticated("none", "missing"),
+                AuthError::Invalid => control.meters.authenticated("unknown", "invalid"),
+            }
+            return ControlError::from(error).into_response();
+        }
     };
+    control.meters.authenticated(caller.kind.as_str(), "ok");
     let decision = caller.limit.or(control.rate).map(|rate| control.buckets.take(caller.id, rate));
     if let Some(decision) = decision.filter(|decision| !decision.allowed) {
         control.meters.rate_limited("caller");

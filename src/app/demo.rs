@@ -11,7 +11,7 @@ use std::path::Path;
 use parking_lot::Mutex;
 
 use super::StartError;
-use crate::catalog::{self, Snapshot};
+use crate::catalog::{self, Seen, Snapshot};
 use crate::conf::Conf;
 use crate::control::CatalogSource;
 use crate::document::Mistakes;
@@ -25,6 +25,7 @@ const EXE: &str = "TOLLGATE_EXE";
 pub(super) struct Demo {
     variables: Vec<(String, String)>,
     samples: Option<TcpListener>,
+    seen: Option<Seen>,
     /// Whether the built-in catalog is served.
     pub(super) is_built_in: bool,
 }
@@ -46,7 +47,8 @@ impl Demo {
             variables.push((SAMPLES.into(), format!("http://{address}")));
             samples = Some(listener);
         }
-        Ok(Self { variables, samples, is_built_in: conf.catalog.is_none() })
+        let seen = conf.catalog.as_deref().map(Seen::look);
+        Ok(Self { variables, samples, seen, is_built_in: conf.catalog.is_none() })
     }
 
     /// The first load.
@@ -60,9 +62,13 @@ impl Demo {
 
     /// Where later loads come from.
     pub(super) fn source(&self, conf: &Conf) -> CatalogSource {
-        match &conf.catalog {
-            Some(path) => CatalogSource::File { path: path.clone(), variables: self.variables.clone() },
-            None => CatalogSource::BuiltIn,
+        match (&conf.catalog, &self.seen) {
+            (Some(path), Some(seen)) => CatalogSource::File {
+                path: path.clone(),
+                variables: self.variables.clone(),
+                seen: seen.clone(),
+            },
+            _ => CatalogSource::BuiltIn,
         }
     }
 

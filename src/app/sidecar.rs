@@ -69,8 +69,8 @@ impl Sidecar {
 
     /// Loads the catalog anew whenever its content changes. What was found in it is reported where it was found.
     async fn watch_catalog(&self) {
-        let Some(path) = &self.catalog else { return };
-        let mut watch = match Watch::start(path) {
+        let (Some(path), Some(seen)) = (&self.catalog, self.control.reload.seen()) else { return };
+        let mut watch = match Watch::start(path, seen.clone()) {
             Ok(watch) => watch,
             Err(error) => return tracing::error!(%error, "the catalog is not watched"),
         };

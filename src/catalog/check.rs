@@ -34,19 +34,21 @@ pub(super) fn check(
         }
     }
     for (form, server) in drafts {
-        let Some((id, at)) = checker.id(form, &server) else { continue };
-        if let Some(first) = lines.get(&id) {
-            let first = checker.report.line(*first);
+        let id = checker.id(form, &server);
+        if let Some((id, at)) = &id
+            && let first = *lines.entry(id.clone()).or_insert(*at)
+            && first != *at
+        {
+            let first = checker.report.line(first);
             checker.report.advise(
-                at,
+                *at,
                 Code::DuplicateId,
                 format!("Duplicate server ID: {id}"),
                 format!("first given in line {first}"),
             );
-            continue;
         }
-        lines.insert(id.clone(), at);
-        servers.extend(checker.server(id, form, server).map(Arc::new));
+        // A wrong id hides no other mistake of its server.
+        servers.extend(checker.server(id.map(|(id, _)| id), form, server).map(Arc::new));
     }
     servers
 }
@@ -83,14 +85,21 @@ impl Checker<'_> {
         checked.map(|checked| (checked, id.span))
     }
 
-    fn server(&mut self, id: ServerId, form: Form, raw: At<RawServer>) -> Option<Server> {
+    fn server(&mut self, id: Option<ServerId>, form: Form, raw: At<RawServer>) -> Option<Server> {
         let At { value: mut raw, span } = raw;
+        let name = match (&raw.id, form) {
+            (Some(id), _) => id.value.clone(),
+            (None, Form::Listed(index)) => format!("#{index}"),
+            (None, Form::Client) => String::new(),
+        };
         let enabled = raw.enabled.unwrap_or(true);
         let Some(runtime) = raw.runtime.take() else {
-            self.missing(span, format!("Server '{id}' missing required field: runtime"));
+            self.missing(span, format!("Server '{name}' missing required field: runtime"));
             return None;
         };
-        let runtime = self.runtime(&id, form, runtime, &mut raw)?;
+        let runtime = self.runtime(&name, form, runtime, &mut raw)?;
+        let timeouts = self.timeouts(&raw.timeouts.unwrap_or_default());
+        let id = id?;
         Some(Server {
             display_name: raw.display_name.unwrap_or_else(|| id.to_string()),
             description: raw.description,
@@ -98,7 +107,7 @@ impl Checker<'_> {
             tags: raw.tags.unwrap_or_default(),
             metadata: raw.metadata.unwrap_or_default(),
             runtime,
-            timeouts: self.timeouts(&raw.timeouts.unwrap_or_default()),
+            timeouts,
             id,
         })
     }

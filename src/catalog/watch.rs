@@ -8,10 +8,12 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -24,6 +26,28 @@ const DEBOUNCE_MAX: Duration = Duration::from_secs(2);
 /// Time between two looks without any event.
 const POLL: Duration = Duration::from_secs(2);
 
+/// What a catalog's file held when it was last looked at for a load, whoever asked for it. Without it, a file that is
+/// changed, loaded by hand and changed back at once would look unchanged to the watch.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    path: PathBuf,
+    content: Arc<Mutex<Option<u64>>>,
+}
+
+impl Seen {
+    /// Looks at the file. Look before loading it: then no change falls between the two.
+    pub fn look(path: &Path) -> Self {
+        let seen = Self { path: path.to_path_buf(), content: Arc::default() };
+        seen.again();
+        seen
+    }
+
+    /// Looks again, before another load.
+    pub fn again(&self) {
+        *self.content.lock() = content(&self.path);
+    }
+}
+
 /// Watches one catalog file.
 pub struct Watch {
     path: PathBuf,
@@ -31,7 +55,7 @@ pub struct Watch {
     /// Kept for its thread, which ends when it is dropped. `None` when only the poll is left.
     watcher: Option<RecommendedWatcher>,
     trouble: Option<notify::Error>,
-    content: Option<u64>,
+    seen: Seen,
     stamp: Option<Stamp>,
     /// First and latest event not looked into yet.
     pending: Option<(Instant, Instant)>,
@@ -42,12 +66,12 @@ pub struct Watch {
 type Stamp = (u64, u64, i64, i64, u64);
 
 impl Watch {
-    /// Starts watching. Start before the first load: then no change falls between the two.
+    /// Starts watching for content other than what was `seen`, be it from now on or since then.
     ///
     /// # Errors
     /// [`CatalogError::NotAFile`] if the path names no file. When the system cannot watch the directory, the poll
     /// does, and [`Self::trouble`] says why.
-    pub fn start(path: &Path) -> Result<Self, CatalogError> {
+    pub fn start(path: &Path, seen: Seen) -> Result<Self, CatalogError> {
         let not_a_file = || CatalogError::NotAFile(path.to_path_buf());
         path.file_name().ok_or_else(not_a_file)?;
         let path = std::path::absolute(path).map_err(|_| not_a_file())?;
@@ -57,8 +81,8 @@ impl Watch {
             Ok(watcher) => (Some(watcher), None),
             Err(error) => (None, Some(error)),
         };
-        let (content, stamp) = (content(&path), stamp(&path));
-        Ok(Self { path, events, watcher, trouble, content, stamp, pending: None, next_poll: None })
+        // No stamp yet: the first poll looks, whatever happened before there were events.
+        Ok(Self { path, events, watcher, trouble, seen, stamp: None, pending: None, next_poll: None })
     }
 
     /// Why the system does not tell us of changes, if so; the poll goes on.
@@ -66,7 +90,7 @@ impl Watch {
         self.trouble.as_ref()
     }
 
-    /// Waits until the content differs from what it was at the start or at the last answer. The file's absence
+    /// Waits until the content differs from what was seen last, at a load or at the last answer. The file's absence
     /// counts as content, too. May be dropped and called again: nothing is lost.
     pub async fn changed(&mut self) {
         loop {
@@ -103,8 +127,9 @@ impl Watch {
             // Only now: whoever drops this future while it reads must not lose the event.
             self.pending = None;
             let Ok(content) = read else { continue };
-            if content != self.content {
-                self.content = content;
+            let mut seen = self.seen.content.lock();
+            if content != *seen {
+                *seen = content;
                 return;
             }
         }
@@ -165,7 +190,7 @@ mod tests {
     fn start(dir: &tempfile::TempDir) -> (Watch, PathBuf) {
         let path = dir.path().join("catalog.yaml");
         fs::write(&path, "a").unwrap();
-        let watch = Watch::start(&path).unwrap();
+        let watch = Watch::start(&path, Seen::look(&path)).unwrap();
         (watch, path)
     }
 
@@ -197,6 +222,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_others_loaded_and_what_came_before_the_start_are_no_blind_spots() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("catalog.yaml");
+        fs::write(&path, "a").unwrap();
+        let seen = Seen::look(&path);
+        fs::write(&path, "b").unwrap();
+        let mut watch = Watch::start(&path, seen.clone()).unwrap();
+        timeout(SOON, watch.changed()).await.expect("a write between the first load and the start");
+        fs::write(&path, "c").unwrap();
+        seen.again();
+        fs::write(&path, "b").unwrap();
+        timeout(SOON, watch.changed()).await.expect("a return to what was there before a load by hand");
+    }
+
+    #[tokio::test]
     async fn kubernetes_swaps_a_link() {
         let dir = tempfile::tempdir().unwrap();
         for (version, text) in [("..1", "a"), ("..2", "b")] {
@@ -206,7 +246,8 @@ mod tests {
         let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, dir.path().join(name)).unwrap();
         link("..1", "..data");
         link("..data/catalog.yaml", "catalog.yaml");
-        let mut watch = Watch::start(&dir.path().join("catalog.yaml")).unwrap();
+        let path = dir.path().join("catalog.yaml");
+        let mut watch = Watch::start(&path, Seen::look(&path)).unwrap();
         link("..2", "..data_tmp");
         fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).unwrap();
         timeout(SOON, watch.changed()).await.expect("a swap");

@@ -16,6 +16,8 @@ pub(super) enum ControlError {
     NoKey,
     /// A wrong key came: 403 by contract 001.
     WrongKey,
+    /// The request itself is wrong.
+    BadRequest(&'static str),
     /// The key is good, but not for this.
     Forbidden(&'static str),
     /// No such server or path.
@@ -49,6 +51,7 @@ impl IntoResponse for ControlError {
                 (StatusCode::UNAUTHORIZED, "API key required".into())
             }
             Self::WrongKey => (StatusCode::FORBIDDEN, "Invalid API key".into()),
+            Self::BadRequest(message) => (StatusCode::BAD_REQUEST, message.into()),
             Self::Forbidden(message) => (StatusCode::FORBIDDEN, message.into()),
             Self::NotFound(message) => (StatusCode::NOT_FOUND, message),
             Self::WrongMethod => {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::error::ControlError;
 use super::{Admitted, Shared};
 use crate::bridge::Bridge;
-use crate::catalog::{self, Changes, Snapshot};
+use crate::catalog::{self, Changes, Seen, Snapshot};
 use crate::document::Mistakes;
 use crate::telemetry::Meters;
 use crate::upstream::Fleet;
@@ -27,6 +27,8 @@ pub enum CatalogSource {
         path: PathBuf,
         /// Variables for `${NAME}`.
         variables: Vec<(String, String)>,
+        /// What it held at the latest load.
+        seen: Seen,
     },
     /// The built-in one, which never changes.
     BuiltIn,
@@ -35,7 +37,8 @@ pub enum CatalogSource {
 impl CatalogSource {
     fn load(&self, generation: u64) -> Option<Result<Snapshot, Mistakes>> {
         match self {
-            Self::File { path, variables } => {
+            Self::File { path, variables, seen } => {
+                seen.again();
                 let lookup =
                     |name: &str| variables.iter().find(|(known, _)| known == name).map(|(_, v)| v.clone());
                 Some(catalog::load(path, generation, &lookup))
@@ -107,6 +110,14 @@ impl Reload {
         });
         let message = mistakes.brief();
         *self.failure.lock() = Some(Failure { at: SystemTime::now(), place, message });
+    }
+
+    /// What the catalog's file held at the latest load; the built-in one has no file.
+    pub fn seen(&self) -> Option<&Seen> {
+        match &self.source {
+            CatalogSource::File { seen, .. } => Some(seen),
+            CatalogSource::BuiltIn => None,
+        }
     }
 
     pub(super) fn last_failure(&self) -> Option<Failure> {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,9 @@ use crate::auth::Caller;
 use crate::bridge::{Started, State as ChildState, Stopped};
 use crate::catalog::{Runtime, Server};
 use crate::upstream::Upstream;
+
+/// The id in the path; axum's own refusals are no JSON.
+type Id = Result<Path<String>, PathRejection>;
 
 /// A server's live figures.
 pub(super) struct Shown {
@@ -86,8 +90,9 @@ struct Row {
 pub(super) async fn list(
     State(control): Shared,
     Extension(caller): Admitted,
-    Query(filter): Query<Filter>,
-) -> Json<Vec<impl Serialize>> {
+    query: Result<Query<Filter>, QueryRejection>,
+) -> Result<Json<Vec<impl Serialize>>, ControlError> {
+    let Query(filter) = query.map_err(|_| ControlError::BadRequest("the query is `?tag=` and one tag"))?;
     let view = control.hub.fleet().view().clone();
     let tagged = |server: &Server| filter.tag.as_ref().is_none_or(|tag| server.tags.contains(tag));
     let visible = view.upstreams().filter(|upstream| caller.may_use(upstream.server.id.as_str()));
@@ -106,16 +111,16 @@ pub(super) async fn list(
             uptime_seconds: shown.uptime_seconds(),
         }
     });
-    Json(rows.collect())
+    Ok(Json(rows.collect()))
 }
 
 /// `GET /servers/{id}`.
 pub(super) async fn detail(
     State(control): Shared,
     Extension(caller): Admitted,
-    Path(id): Path<String>,
+    id: Id,
 ) -> Result<Json<Value>, ControlError> {
-    let upstream = find(&control, &caller, &id)?;
+    let (id, upstream) = find(&control, &caller, id)?;
     let (server, shown) = (&upstream.server, Shown::of(&control, &upstream));
     let mut detail = Map::new();
     let mut put = |key: &str, value: Option<Value>| {
@@ -155,9 +160,9 @@ pub(super) async fn detail(
 pub(super) async fn start(
     State(control): Shared,
     Extension(caller): Admitted,
-    Path(id): Path<String>,
+    id: Id,
 ) -> Result<Json<Value>, ControlError> {
-    let upstream = find(&control, &caller, &id)?;
+    let (id, upstream) = find(&control, &caller, id)?;
     let message = match &upstream.server.runtime {
         Runtime::Local(_) => match control.bridge.start(&id).await {
             Ok(Started::Now) => "Server started successfully",
@@ -174,9 +179,9 @@ pub(super) async fn start(
 pub(super) async fn stop(
     State(control): Shared,
     Extension(caller): Admitted,
-    Path(id): Path<String>,
+    id: Id,
 ) -> Result<Json<Value>, ControlError> {
-    let upstream = find(&control, &caller, &id)?;
+    let (id, upstream) = find(&control, &caller, id)?;
     let message = match &upstream.server.runtime {
         Runtime::Local(_) => match control.bridge.stop(&id).await {
             Ok(Stopped::Now) => "Server stopped successfully",
@@ -190,10 +195,13 @@ pub(super) async fn stop(
 }
 
 /// A server that the caller may use; one that it may not looks like one that is not there.
-fn find(control: &Control, caller: &Caller, id: &str) -> Result<Arc<Upstream>, ControlError> {
-    let view = control.hub.fleet().view();
-    let found = view.upstream(id).filter(|_| caller.may_use(id));
-    found.cloned().ok_or_else(|| ControlError::NotFound(format!("Server '{id}' not found")))
+fn find(control: &Control, caller: &Caller, id: Id) -> Result<(String, Arc<Upstream>), ControlError> {
+    let Path(id) = id.map_err(|_| ControlError::BadRequest("the server's id is no text"))?;
+    let found = control.hub.fleet().view().upstream(&id).filter(|_| caller.may_use(&id)).cloned();
+    match found {
+        Some(upstream) => Ok((id, upstream)),
+        None => Err(ControlError::NotFound(format!("Server '{id}' not found"))),
+    }
 }
 
 fn runtime_type(server: &Server) -> &'static str {

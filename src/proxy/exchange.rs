@@ -8,7 +8,7 @@ use http::Method as Verb;
 use pingora_proxy::Session;
 
 use super::admit::Admitted;
-use super::rejection::Rejection;
+use super::rejection::{RawFault, Rejection};
 use super::{Ctx, Proxy, body, headers, write};
 use crate::hub::{Asked, HubError, Relayed};
 use crate::mcp::{self, Era, Id, Kind, Malformed, MalformedKind, Message, Method, ParseLimits};
@@ -132,7 +132,7 @@ fn enter(ctx: &mut Ctx, view: &View, server: &str, id: Option<Id>) -> Result<Arc
     let unknown = || Rejection::UnknownServer { server: server.chars().take(64).collect(), id };
     let upstream = view.upstream(server).ok_or_else(unknown)?;
     if upstream.is_raw() {
-        return Err(Rejection::OnlyRaw);
+        return Err(Rejection::Raw(RawFault::OnlyRaw));
     }
     upstream.activity.asked();
     ctx.record.upstream = Some(Arc::clone(upstream));

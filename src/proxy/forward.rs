@@ -13,7 +13,7 @@ use pingora_proxy::Session;
 use super::Ctx;
 use super::admit::{Admission, Admitted};
 use super::headers::REQUEST_ID;
-use super::rejection::Rejection;
+use super::rejection::{RawFault, Rejection};
 use crate::auth;
 use crate::hub::HubError;
 use crate::upstream::{RawTarget, View};
@@ -84,7 +84,7 @@ pub(super) async fn to_server(
     ctx.record.caller = Some(admitted.caller.clone());
     ctx.decision = admitted.decision;
     if climbs(rest) {
-        return Err(Rejection::NoDoor);
+        return Err(Rejection::Raw(RawFault::Climbs));
     }
     let unknown = || Rejection::UnknownServer { server: id.chars().take(64).collect(), id: None };
     let upstream = view.upstream(id).ok_or_else(unknown)?;
@@ -92,8 +92,11 @@ pub(super) async fn to_server(
     upstream.activity.asked();
     let failed = |error: HubError| Rejection::Hub { error, server: id.to_owned(), id: None };
     auth::allow(&admitted.caller, &upstream.server.id, ()).map_err(|denied| failed(denied.into()))?;
-    let target =
-        upstream.raw_target().await.map_err(|error| failed(error.into()))?.ok_or(Rejection::NotRaw)?;
+    let target = upstream
+        .raw_target()
+        .await
+        .map_err(|error| failed(error.into()))?
+        .ok_or(Rejection::Raw(RawFault::NotRaw))?;
     #[expect(
         clippy::disallowed_methods,
         reason = "the address is resolved, so nothing blocks and nothing can fail"
@@ -111,13 +114,14 @@ impl Forward {
         Box::new(self.peer.clone())
     }
 
-    /// Takes from an answer what is not ours to hand on: the name of the software behind, and an upstream's challenge or
-    /// cookie, whose answer would be kept back. The control plane's challenge is our own.
+    /// Makes the answer one of ours: a service's challenge asks for a credential that the caller cannot give, its cookie
+    /// would be shared by all callers, and its name is nobody's business. The control plane's challenge is our own.
     pub(super) fn clean(&self, response: &mut ResponseHeader) {
         response.remove_header(&header::SERVER);
         if self.raw.is_some() {
-            response.remove_header(&header::WWW_AUTHENTICATE);
-            response.remove_header(&header::SET_COOKIE);
+            for name in [header::WWW_AUTHENTICATE, header::PROXY_AUTHENTICATE, header::SET_COOKIE] {
+                response.remove_header(&name);
+            }
         }
     }
 

@@ -42,9 +42,32 @@ pub(super) enum Rejection {
     NoServerId { place: &'static str },
     UnknownServer { server: String, id: Option<Id> },
     Hub { error: HubError, server: String, id: Option<Id> },
-    NotRaw,
-    OnlyRaw,
+    Raw(RawFault),
     ForwardFailed,
+}
+
+/// What is wrong with a request in view of the raw upstreams.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum RawFault {
+    /// The server speaks MCP.
+    NotRaw,
+    /// The server does not.
+    OnlyRaw,
+    /// The path leads out of what the catalog names.
+    Climbs,
+}
+
+impl RawFault {
+    fn row(self) -> Row {
+        let (status, reason, words) = match self {
+            Self::NotRaw => (StatusCode::NOT_FOUND, "not_raw", "this server is no raw upstream"),
+            Self::OnlyRaw => {
+                (StatusCode::NOT_FOUND, "only_raw", "this server is raw: it is at /servers/{id}/raw/")
+            }
+            Self::Climbs => (StatusCode::BAD_REQUEST, "path_climbs", "the path has a step up (`..`)"),
+        };
+        Row { status, code: Code::INVALID_REQUEST, reason, words: words.into(), outcome: Outcome::Denied }
+    }
 }
 
 /// How a refusal is worded: by the customs of the door.
@@ -144,8 +167,7 @@ impl Rejection {
                 ..row(S::NOT_FOUND, Code::NOT_FOUND, "unknown_server", "", Denied)
             },
             Self::Hub { error, server, .. } => hub_row(error, server),
-            Self::NotRaw => bad(S::NOT_FOUND, "not_raw", "this server is no raw upstream"),
-            Self::OnlyRaw => bad(S::NOT_FOUND, "only_raw", "this server is raw: it is at /servers/{id}/raw/"),
+            Self::Raw(fault) => fault.row(),
             Self::ForwardFailed => row(
                 S::BAD_GATEWAY,
                 Code::BAD_UPSTREAM,

@@ -38,8 +38,10 @@ struct Log {
 
 /// What a test may choose before it starts the gateway.
 pub(crate) struct Builder {
-    catalog: String,
-    conf: String,
+    catalog: Option<String>,
+    conf: Option<String>,
+    args: Vec<String>,
+    folder: Option<PathBuf>,
     env: Vec<(String, String)>,
     home: Option<TempDir>,
 }
@@ -47,7 +49,19 @@ pub(crate) struct Builder {
 impl Builder {
     /// The text of `tollgate.yaml`.
     pub(crate) fn conf(mut self, text: &str) -> Self {
-        self.conf = text.to_owned();
+        self.conf = Some(text.to_owned());
+        self
+    }
+
+    /// The command line after `tollgate`; the port is then taken from `TOLLGATE_LISTEN`.
+    pub(crate) fn args(mut self, args: &[&str]) -> Self {
+        self.args = args.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// The folder to start it in, if not its own.
+    pub(crate) fn folder(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_owned());
         self
     }
 
@@ -67,15 +81,19 @@ impl Builder {
     #[track_caller]
     pub(crate) fn start(self) -> Gateway {
         let home = self.home.unwrap_or_else(|| TempDir::with_prefix("tollgate-it-").unwrap());
-        std::fs::write(home.path().join("catalog.yaml"), &self.catalog).unwrap();
-        std::fs::write(home.path().join("tollgate.yaml"), &self.conf).unwrap();
+        for (name, text) in [("catalog.yaml", &self.catalog), ("tollgate.yaml", &self.conf)] {
+            if let Some(text) = text {
+                std::fs::write(home.path().join(name), text).unwrap();
+            }
+        }
         let mut child = Command::new(env!("CARGO_BIN_EXE_tollgate"))
-            .args(["run", "-c", "tollgate.yaml", "--catalog", "catalog.yaml", "--listen", "127.0.0.1:0"])
-            .current_dir(home.path())
+            .args(self.args)
+            .current_dir(self.folder.as_deref().unwrap_or(home.path()))
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", home.path())
             .env("TOLLGATE_STATE_DIR", home.path().join("state"))
+            .env("TOLLGATE_LISTEN", "127.0.0.1:0")
             .envs(self.env)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -113,7 +131,26 @@ impl Gateway {
 
     /// A gateway on that catalog, to be told more.
     pub(crate) fn with(catalog: &str) -> Builder {
-        Builder { catalog: catalog.to_owned(), conf: CONF.to_owned(), env: Vec::new(), home: None }
+        let args = ["run", "-c", "tollgate.yaml", "--catalog", "catalog.yaml", "--listen", "127.0.0.1:0"];
+        Builder { catalog: Some(catalog.to_owned()), ..Self::bare().args(&args).conf(CONF) }
+    }
+
+    /// `tollgate run` in an empty folder.
+    pub(crate) fn bare() -> Builder {
+        let empty = Builder {
+            catalog: None,
+            conf: None,
+            args: Vec::new(),
+            folder: None,
+            env: Vec::new(),
+            home: None,
+        };
+        empty.args(&["run"])
+    }
+
+    /// Its address.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The door of one server.

@@ -8,6 +8,7 @@
     reason = "a test stops at the first thing that is wrong, and starts processes and tasks of its own"
 )]
 
+mod cli;
 mod client;
 mod conformance;
 mod exchange;
@@ -16,7 +17,10 @@ mod gateway;
 mod hardening;
 mod interop;
 mod load;
+mod native_api;
 mod packages;
+mod raw;
+mod readme;
 mod stdio;
 mod streams;
 mod upstream;

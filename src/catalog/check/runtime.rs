@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use nix::unistd::{AccessFlags, access};
 
 use super::{Checker, Form};
-use crate::catalog::model::{Endpoint, HealthKind, Local, Remote, RemoteKind, Runtime, ServerId};
+use crate::catalog::model::{Endpoint, HealthKind, Local, Remote, RemoteKind, Runtime};
 use crate::catalog::raw::{RawEndpoint, RawRuntime, RawServer};
 use crate::document::{At, Code, Entries, Span, nearest};
 
@@ -48,14 +48,14 @@ impl Checker<'_> {
     /// Checks the runtime, and takes out of `server` what belongs to it.
     pub(super) fn runtime(
         &mut self,
-        id: &ServerId,
+        name: &str,
         form: Form,
         raw: At<RawRuntime>,
         server: &mut RawServer,
     ) -> Option<Runtime> {
         let timeouts = server.timeouts.get_or_insert_default();
         let Some(kind) = &raw.kind else {
-            self.missing(raw.span, format!("Server '{id}' missing required field: runtime.type"));
+            self.missing(raw.span, format!("Server '{name}' missing required field: runtime.type"));
             return None;
         };
         match kind.as_str() {
@@ -78,7 +78,7 @@ impl Checker<'_> {
                     Some(near) => format!("did you mean `{near}`? ({valid})"),
                     None => valid,
                 };
-                let message = format!("Server '{id}' has unknown runtime type: {unknown}");
+                let message = format!("Server '{name}' has unknown runtime type: {unknown}");
                 self.report.advise(kind.span, Code::InvalidValue, message, advice);
                 None
             }
