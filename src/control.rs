@@ -94,13 +94,13 @@ async fn admit(State(control): Shared, mut request: Request, next: Next) -> Resp
         Ok(caller) => caller,
         Err(error) => {
             match error {
-                AuthError::Missing => control.meters.authenticated("none", "missing"),
-                AuthError::Invalid => control.meters.authenticated("unknown", "invalid"),
+                AuthError::Missing => control.meters.authentications("none", "missing").inc(),
+                AuthError::Invalid => control.meters.authentications("unknown", "invalid").inc(),
             }
             return ControlError::from(error).into_response();
         }
     };
-    control.meters.authenticated(caller.kind.as_str(), "ok");
+    control.meters.authentications(caller.kind.as_str(), "ok").inc();
     let decision = caller.limit.or(control.rate).map(|rate| control.buckets.take(caller.id, rate));
     if let Some(decision) = decision.filter(|decision| !decision.allowed) {
         control.meters.rate_limited("caller");
