@@ -231,12 +231,17 @@ enum Collected {
 impl Reader {
     /// The next piece; `None` at a proper end.
     async fn next(&mut self) -> Result<Option<Bytes>, HubError> {
-        // What has come with the head is there at once, and needs neither clock nor timer.
-        if let Poll::Ready(Some(Ok(frame))) =
-            poll_fn(|cx| Poll::Ready(Pin::new(&mut self.rest).poll_frame(cx))).await
-            && let Ok(data) = frame.into_data()
-        {
-            return Ok(Some(data));
+        // What has come with the head is there at once, and needs neither clock nor timer. An end or a break that is
+        // there at once is told once only, so it counts here.
+        match poll_fn(|cx| Poll::Ready(Pin::new(&mut self.rest).poll_frame(cx))).await {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+            Poll::Ready(Some(Err(_))) => return Err(HubError::Lie(Lie::Truncated)),
+            Poll::Ready(None) => return Ok(None),
+            Poll::Pending => {}
         }
         let idle = Instant::now() + self.idle;
         let until = self.deadline.map_or(idle, |deadline| deadline.min(idle));
