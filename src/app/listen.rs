@@ -32,7 +32,7 @@ use crate::proxy::Proxy;
 const BACKLOG: i32 = 4096;
 /// Read and write buffers of a connection. Pingora's default of 64 KiB would cost twice the memory for each
 /// connection at the same CPU time; a body larger than this comes in more pieces.
-const READ_BUFFER_BYTES: usize = 8 * 1024;
+const READ_BUFFER_BYTES: usize = 4 * 1024;
 const WRITE_BUFFER_BYTES: usize = 1460;
 /// The private services are there long before this, or never.
 const START_MAX: Duration = Duration::from_secs(10);
