@@ -188,6 +188,9 @@ fn bridge_outcome(headers: &HeaderMap) -> Option<Outcome> {
 
 fn type_of(headers: &HeaderMap) -> Type {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if value == "application/json" {
+        return Type::Json;
+    }
     let essence = value.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") {
         Type::Json
@@ -199,9 +202,10 @@ fn type_of(headers: &HeaderMap) -> Type {
 }
 
 fn passed(headers: &HeaderMap) -> HeaderMap {
-    let mut kept = HeaderMap::with_capacity(4);
-    for name in &PASSED {
-        if let Some(value) = headers.get(name) {
+    // Room for what the proxy adds, so that the map does not grow under it.
+    let mut kept = HeaderMap::with_capacity(12);
+    for (name, value) in headers {
+        if PASSED.contains(name) {
             kept.insert(name.clone(), value.clone());
         }
     }

@@ -151,9 +151,9 @@ impl Names {
     }
 
     fn host_is_ours(&self, host: &str) -> bool {
-        let host = host.to_ascii_lowercase();
-        let name = without_port(&host);
-        is_local_or_address(name) || self.hosts.iter().any(|known| *known == host || known == name)
+        let name = without_port(host);
+        let is_listed = |known: &String| known.eq_ignore_ascii_case(host) || known.eq_ignore_ascii_case(name);
+        is_local_or_address(name) || self.hosts.iter().any(is_listed)
     }
 
     fn origin_is_ours(&self, origin: &str) -> bool {
@@ -191,7 +191,8 @@ fn is_loopback(name: &str) -> bool {
 }
 
 fn is_local_or_address(name: &str) -> bool {
-    name == "localhost" || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok()
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse::<std::net::IpAddr>().is_ok()
 }
 
 #[cfg(test)]

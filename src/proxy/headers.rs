@@ -53,6 +53,10 @@ pub(super) fn forwarded(from: &HeaderMap, verb: &http::Method, request_id: &Head
 /// Whether `Accept` has room for all of `types`; an absent header accepts everything (RFC 9110 section 12.5.1).
 pub(super) fn accepts(headers: &HeaderMap, types: &[&str]) -> bool {
     let mut values = headers.get_all(header::ACCEPT).iter().peekable();
+    // What nearly every client says.
+    if values.peek().is_some_and(|value| *value == JSON_OR_EVENTS) {
+        return true;
+    }
     if values.peek().is_none() {
         return true;
     }
@@ -75,7 +79,7 @@ pub(super) fn accepts(headers: &HeaderMap, types: &[&str]) -> bool {
 pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(header::CONTENT_TYPE).iter();
     let value = values.next().and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = value.split(';').next().unwrap_or_default().trim();
+    let essence = if value == JSON { value } else { value.split(';').next().unwrap_or_default().trim() };
     values.next().is_none() && essence.eq_ignore_ascii_case("application/json")
 }
 
