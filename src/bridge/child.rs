@@ -261,6 +261,10 @@ impl Worker {
             let turn = match &cut {
                 Cut::Line(line) => self.desk.line(line),
                 Cut::TooLong => Some(Turn::Rubbish),
+                Cut::Dropped(ends) => {
+                    self.desk.dropped(ends, self.slot.shared.limits.line_bytes_max);
+                    None
+                }
             };
             match (turn, cut) {
                 (Some(Turn::Rubbish), cut) => self.rubbish(&cut),
@@ -282,6 +286,8 @@ impl Worker {
             Cut::TooLong => {
                 tracing::warn!(%server, dropped, "child wrote a line over the limit; it was dropped")
             }
+            // It was told when it grew over the limit.
+            Cut::Dropped(_) => {}
         }
     }
 
@@ -314,6 +320,7 @@ impl Worker {
             match cut {
                 Cut::Line(line) => self.error_line(&line),
                 Cut::TooLong => self.error_line(b"(a line over 8 KiB was dropped)"),
+                Cut::Dropped(_) => {}
             }
         }
         if !open && let Some(rest) = self.errors.rest() {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::audience::Audience;
 use super::failure::{Death, Failure};
-use super::frame::rewrite;
+use super::frame::{Ends, rewrite};
 use super::live::{Call, Command, Pending};
 use super::mailbox::{Last, Mailbox};
 use super::opening::{FIRST_TICKET, Opened, Opening, Step};
@@ -220,6 +220,26 @@ impl Desk {
         pending.mailbox.finish(Last::Answer(Bytes::from(answer)));
     }
 
+    /// Takes what was kept of a line over `line_bytes_max`: the call that it answered fails, and no other.
+    pub(super) fn dropped(&mut self, ends: &Ends, line_bytes_max: usize) {
+        let ticket = match addressee(ends) {
+            Addressee::Call(ticket) => Some(ticket),
+            Addressee::Unsaid => self.only_ticket(),
+            Addressee::Nobody => None,
+        };
+        // Like any answer, one to nobody came after its deadline or its caller's end.
+        let Some(pending) = ticket.and_then(|ticket| self.pending.remove(&ticket)) else { return };
+        self.active = Instant::now();
+        pending.mailbox.finish(Last::Failed(Failure::LineTooLong(line_bytes_max)));
+    }
+
+    /// The only call in flight, if it is one that has a deadline: the answer to a listen stream is never long.
+    fn only_ticket(&self) -> Option<u64> {
+        let mut all = self.pending.iter();
+        let (ticket, pending) = all.next()?;
+        (all.next().is_none() && pending.deadline.is_some()).then_some(*ticket)
+    }
+
     /// A shared child was told that its client has no capabilities, so it may ask for nothing but a ping.
     fn request(&mut self, method: &str, id: &RawValue) {
         let Some(id) = Id::from_json(id.get()) else { return };
@@ -325,6 +345,66 @@ impl From<Step> for Turn {
             Step::LegacyOnly => Self::LegacyOnly,
         }
     }
+}
+
+/// Whom a line of which only the ends are left was for.
+#[derive(Debug, PartialEq, Eq)]
+enum Addressee {
+    /// The call of that ticket.
+    Call(u64),
+    /// Some call, perhaps.
+    Unsaid,
+    /// It was no answer.
+    Nobody,
+}
+
+/// Reads the members at the head until the long one. A child numbers its own requests as it likes, so an id
+/// counts only where `result` or `error` shows that the line is an answer.
+fn addressee(Ends { head, tail }: &Ends) -> Addressee {
+    let Some(mut rest) = after(head, b"{") else { return Addressee::Nobody };
+    let mut id = None;
+    while let Some((key, from_value)) = value(rest).and_then(|(key, rest)| Some((key, after(rest, b":")?))) {
+        match key {
+            r#""result""# | r#""error""# => {
+                return id.or_else(|| last_id(tail)).map_or(Addressee::Unsaid, Addressee::Call);
+            }
+            r#""method""# | r#""params""# => return Addressee::Nobody,
+            _ => {}
+        }
+        let Some((value, from_comma)) = value(from_value) else { break };
+        let Some(next) = after(from_comma, b",") else { break };
+        if key == r#""id""# {
+            id = value.parse().ok();
+        }
+        rest = next;
+    }
+    Addressee::Unsaid
+}
+
+/// The id of a line that ends with `,"id":<number>}`, perhaps with `"jsonrpc"` behind it. What stands before the
+/// last brace of a message is a member of the message itself.
+fn last_id(tail: &[u8]) -> Option<u64> {
+    let text = before(tail, &["}"])?;
+    let text = before(text, &[",", r#""jsonrpc""#, ":", r#""2.0""#]).unwrap_or(text).trim_ascii_end();
+    let digits = text.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let (text, number) = text.split_at_checked(text.len() - digits)?;
+    before(text, &[",", r#""id""#, ":"])?;
+    std::str::from_utf8(number).ok()?.parse().ok()
+}
+
+/// The JSON value that a text begins with, and what follows it; nothing if the text ends within.
+fn value(text: &[u8]) -> Option<(&str, &[u8])> {
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<&RawValue>();
+    let value = values.next()?.ok()?;
+    Some((value.get(), text.get(values.byte_offset()..)?))
+}
+
+fn after<'a>(text: &'a [u8], token: &[u8]) -> Option<&'a [u8]> {
+    text.trim_ascii_start().strip_prefix(token)
+}
+
+fn before<'a>(text: &'a [u8], tokens: &[&str]) -> Option<&'a [u8]> {
+    tokens.iter().rev().try_fold(text, |text, token| text.trim_ascii_end().strip_suffix(token.as_bytes()))
 }
 
 fn note(mailbox: &Mailbox, message: Vec<u8>) {

@@ -1,8 +1,8 @@
 //! Why a call got no answer from its child, and what the caller is told about it.
 //! Not here: how a child's end is noticed (`child`) or counted (`starts`).
 //!
-//! A child's death and a timeout are told with status 200: it is the only status whose JSON-RPC error every SDK
-//! shows to its caller as code and message. The gateway learns of them by [`OUTCOME`]. What may be tried again
+//! A child's death, an answer over the limit and a timeout are told with status 200: it is the only status whose
+//! JSON-RPC error every SDK shows to its caller as code and message. The gateway learns of them by [`OUTCOME`]. What may be tried again
 //! later is 503 with `Retry-After`.
 
 use std::os::unix::process::ExitStatusExt as _;
@@ -27,6 +27,8 @@ pub(super) enum Failure {
     Died(Arc<Death>),
     /// The child ended before the call was handed to it: it is safe to try again.
     Unsent,
+    /// The child answered in a line of more than this many bytes, which was dropped.
+    LineTooLong(usize),
     /// The call's deadline passed.
     TimedOut(Duration),
     /// The client cancelled the call, and the child did not answer it any more.
@@ -114,6 +116,11 @@ impl Failure {
                 );
                 (Code::UNAVAILABLE, message)
             }
+            Self::LineTooLong(bytes_max) => {
+                let message =
+                    format!("server '{server}' answered in a line over the limit of {bytes_max} bytes");
+                (Code::BAD_UPSTREAM, message)
+            }
             Self::TimedOut(total) => {
                 told.outcome = "timeout";
                 (Code::TIMEOUT, format!("server '{server}' did not answer within {total:?}"))
@@ -147,6 +154,7 @@ impl Failure {
         match self {
             Self::Died(death) => death.reason,
             Self::Unsent | Self::Closed => "child_stopped",
+            Self::LineTooLong(_) => "line_too_long",
             Self::TimedOut(_) => "timeout",
             Self::Cancelled => "cancelled",
             Self::Busy => "too_many_calls",

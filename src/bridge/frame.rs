@@ -6,12 +6,16 @@ use std::collections::VecDeque;
 use bytes::{Buf as _, BytesMut};
 use serde_json::value::RawValue;
 
-/// Cuts a stream into lines. A line over the cap is thrown away up to its end and reported once.
+/// Cuts a stream into lines. A line over the cap is thrown away but for its ends; it is reported when it grows
+/// over the cap, and once more when it is over.
 #[derive(Debug)]
 pub(super) struct Lines {
     buffer: BytesMut,
     scanned: usize,
-    discarding: bool,
+    /// What is kept of the overlong line that is being thrown away.
+    discarding: Option<Ends>,
+    /// An overlong line that is over and was not told yet.
+    dropped: Option<Ends>,
     grown: bool,
     line_bytes_max: usize,
 }
@@ -21,8 +25,39 @@ pub(super) struct Lines {
 pub(super) enum Cut {
     /// A line, without its end.
     Line(BytesMut),
-    /// A line grew over the cap; the rest of it will not be told.
+    /// A line grew over the cap. It may go on for long.
     TooLong,
+    /// That line is over, and this is all that was kept of it.
+    Dropped(Ends),
+}
+
+/// How a line that was thrown away began and ended: enough to tell whom it was for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Ends {
+    /// Its first bytes, at most [`END_BYTES`].
+    pub(super) head: Vec<u8>,
+    /// Its last bytes, at most [`END_BYTES`]; in a short line they overlap the first ones.
+    pub(super) tail: Vec<u8>,
+}
+
+/// Kept of each end of a line that is thrown away: an envelope without its result fits many times.
+const END_BYTES: usize = 256;
+
+impl Ends {
+    fn of(piece: &[u8]) -> Self {
+        let mut ends = Self::default();
+        ends.add(piece);
+        ends
+    }
+
+    /// Takes the next bytes of the line.
+    fn add(&mut self, piece: &[u8]) {
+        let missing = END_BYTES - self.head.len();
+        self.head.extend_from_slice(piece.get(..missing).unwrap_or(piece));
+        let last = piece.get(piece.len().saturating_sub(END_BYTES)..).unwrap_or_default();
+        self.tail.drain(..(self.tail.len() + last.len()).saturating_sub(END_BYTES));
+        self.tail.extend_from_slice(last);
+    }
 }
 
 /// How much is read at once.
@@ -33,7 +68,14 @@ const GROWN_BYTES: usize = 256 * 1024;
 impl Lines {
     /// Lines of at most `line_bytes_max` bytes.
     pub(super) fn new(line_bytes_max: usize) -> Self {
-        Self { buffer: BytesMut::new(), scanned: 0, discarding: false, grown: false, line_bytes_max }
+        Self {
+            buffer: BytesMut::new(),
+            scanned: 0,
+            discarding: None,
+            dropped: None,
+            grown: false,
+            line_bytes_max,
+        }
     }
 
     /// Where the next bytes are to be read to; there is always room.
@@ -50,14 +92,18 @@ impl Lines {
     /// The next whole line in the buffer.
     pub(super) fn cut(&mut self) -> Option<Cut> {
         loop {
+            if let Some(ends) = self.dropped.take() {
+                return Some(Cut::Dropped(ends));
+            }
             let fresh = self.buffer.get(self.scanned..).unwrap_or_default();
             let Some(at) = memchr::memchr(b'\n', fresh) else {
                 self.scanned = self.buffer.len();
-                if self.discarding {
+                if let Some(ends) = &mut self.discarding {
+                    ends.add(&self.buffer);
                     self.buffer.clear();
                     self.scanned = 0;
                 } else if self.buffer.len() > self.line_bytes_max {
-                    self.discarding = true;
+                    self.discarding = Some(Ends::of(&self.buffer));
                     self.scanned = 0;
                     // A new buffer, so that the memory of the long line is given back.
                     self.buffer = BytesMut::new();
@@ -69,10 +115,12 @@ impl Lines {
             self.scanned = 0;
             let mut line = self.buffer.split_to(end);
             self.buffer.advance(1);
-            if std::mem::take(&mut self.discarding) {
-                continue;
+            if let Some(mut ends) = self.discarding.take() {
+                ends.add(&line);
+                return Some(Cut::Dropped(ends));
             }
             if line.len() > self.line_bytes_max {
+                self.dropped = Some(Ends::of(&line));
                 return Some(Cut::TooLong);
             }
             if line.last() == Some(&b'\r') {
@@ -87,7 +135,7 @@ impl Lines {
     /// What stands in the buffer after the last line end, when nothing more will come.
     pub(super) fn rest(&mut self) -> Option<BytesMut> {
         let rest = std::mem::take(&mut self.buffer);
-        (!rest.is_empty() && !self.discarding).then_some(rest)
+        (!rest.is_empty() && self.discarding.is_none()).then_some(rest)
     }
 }
 
@@ -211,8 +259,42 @@ mod tests {
             told.extend(feed(&mut lines, &[b'x'; 1000]));
             assert!(lines.buffer.len() <= 2000);
         }
+        assert_eq!(told, [Cut::TooLong], "before its end");
         told.extend(feed(&mut lines, b"end of it\nnext\n"));
-        assert_eq!(told, [Cut::TooLong, line("next")]);
+        let tail = [&[b'x'; END_BYTES - 9][..], b"end of it"].concat();
+        let ends = Ends { head: vec![b'x'; END_BYTES], tail };
+        assert_eq!(told, [Cut::TooLong, Cut::Dropped(ends), line("next")]);
+    }
+
+    /// The ends of one long line do not depend on how it comes in, and the lines around it are whole.
+    #[track_caller]
+    fn check_ends(long: &[u8], piece_bytes: usize) {
+        let stream = [b"before\n", long, b"\nafter\n"].concat();
+        let mut lines = Lines::new(20);
+        let told: Vec<Cut> = stream.chunks(piece_bytes).flat_map(|piece| feed(&mut lines, piece)).collect();
+        let ends = Ends {
+            head: long[..long.len().min(END_BYTES)].to_vec(),
+            tail: long[long.len().saturating_sub(END_BYTES)..].to_vec(),
+        };
+        assert_eq!(told, [line("before"), Cut::TooLong, Cut::Dropped(ends), line("after")]);
+    }
+
+    #[test]
+    fn the_ends_of_a_long_line_are_kept_whatever_the_pieces() {
+        let long: Vec<u8> = (0..2000_u32).map(|n| b'a' + (n % 23) as u8).collect();
+        for bytes in [21, 22, 255, 256, 257, 300, 511, 512, 513, 2000] {
+            for piece_bytes in [1, 7, 255, 256, 257, 1000, 10_000] {
+                check_ends(&long[..bytes], piece_bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_line_without_an_end_has_no_rest() {
+        let mut lines = Lines::new(20);
+        assert_eq!(feed(&mut lines, &[b'x'; 30]), [Cut::TooLong]);
+        assert_eq!(feed(&mut lines, b"more"), []);
+        assert_eq!(lines.rest(), None);
     }
 
     #[test]

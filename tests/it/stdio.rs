@@ -16,6 +16,7 @@ import json, os, subprocess, sys, time
 def write(message):
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
+held = []
 for line in sys.stdin:
     message = json.loads(line)
     method, id = message.get("method"), message.get("id")
@@ -37,9 +38,23 @@ for line in sys.stdin:
             for _ in range(100):
                 sys.stdout.write("x" * (1 << 20))
             sys.stdout.write("\n")
+        if what in ("head", "tail", "unsaid"):
+            begin = '{"jsonrpc": "2.0", "id": %d, "result": "' % id if what == "head" else '{"result": "'
+            sys.stdout.write(begin)
+            for _ in range(100):
+                sys.stdout.write("x" * (1 << 20))
+            sys.stdout.write('", "jsonrpc": "2.0", "id": %d}\n' % id if what == "tail" else '"}\n')
+            sys.stdout.flush()
+            continue
+        if what == "hold":
+            held.append(id)
+            continue
+        if what == "release":
+            for other in held:
+                write({"jsonrpc": "2.0", "id": other, "result": {"content": [{"type": "text", "text": str(os.getpid())}]}})
         if what == "grandchild":
             subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"])
-        text = str(os.getpid())
+        text = str(len(held)) if what == "held" else str(os.getpid())
         write({"jsonrpc": "2.0", "id": id, "result": {"content": [{"type": "text", "text": text}]}})
     else:
         write({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "Method not found"}})
@@ -60,6 +75,11 @@ async fn call(session: &Caller, tool: &str) -> Value {
 
 #[track_caller]
 fn pid_of(answer: &Value) -> u32 {
+    number_in(answer)
+}
+
+#[track_caller]
+fn number_in(answer: &Value) -> u32 {
     answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer}")).parse().unwrap()
 }
 
@@ -105,10 +125,55 @@ async fn a_line_of_100_mb_is_skipped_in_bounded_memory() {
     let (session, _) = Caller::new(&gateway.url("child")).initialize().await;
     let first = pid_of(&call(&session, "pid").await);
     assert_eq!(first, pid_of(&call(&session, "huge").await), "the child need not be restarted");
+    check_peak(&gateway);
+}
+
+#[track_caller]
+fn check_peak(gateway: &Gateway) {
     let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(peak < 160 * 1024, "peak memory {peak} KiB");
+}
+
+#[tokio::test]
+async fn an_answer_of_100_mb_fails_its_call_at_once_and_no_other() {
+    let gateway = script();
+    let (session, _) = Caller::new(&gateway.url("child")).initialize().await;
+    let first = pid_of(&call(&session, "pid").await);
+    // The last one names no call, and while it is alone there is no doubt.
+    for what in ["head", "tail", "unsaid"] {
+        check_too_long(&session, what).await;
+        assert_eq!(first, pid_of(&call(&session, "pid").await), "the child need not be restarted");
+    }
+    // Another call is in flight, stays so and gets its own answer.
+    let other = tokio::spawn({
+        let session = session.clone();
+        async move { call(&session, "hold").await }
+    });
+    let deadline = Instant::now() + SOON;
+    while number_in(&call(&session, "held").await) != 1 {
+        assert!(Instant::now() < deadline, "the other call did not arrive");
+    }
+    for what in ["head", "tail"] {
+        check_too_long(&session, what).await;
+    }
+    assert!(!other.is_finished());
+    assert_eq!(first, pid_of(&call(&session, "release").await));
+    assert_eq!(first, pid_of(&other.await.unwrap()));
+    check_peak(&gateway);
+}
+
+async fn check_too_long(session: &Caller, what: &str) {
+    let asked = Instant::now();
+    let answer = session.post(&request(1, "tools/call", json!({"name": what, "arguments": {}}))).await;
+    assert!(asked.elapsed() < Duration::from_secs(2), "{what}: told after {:?}", asked.elapsed());
+    assert_eq!(answer.status, 200);
+    let answer = answer.json();
+    assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(1), &json!(-31502)), "{what}: {answer}");
+    assert_eq!(answer["error"]["data"]["reason"], "line_too_long");
+    let message = "server 'child' answered in a line over the limit of 4194304 bytes";
+    assert_eq!(answer["error"]["message"], message);
 }
 
 #[tokio::test]

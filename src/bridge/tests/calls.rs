@@ -121,6 +121,22 @@ async fn rubbish_and_long_lines_are_dropped_and_cost_no_memory() {
     rig.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_over_the_limit_is_told_like_a_death_and_the_child_lives() {
+    let rig = Rig::new(vec![fake("one", "")]).await;
+    let said = rig.tool("/one/0", "long_answer", json!({})).await;
+    assert_eq!((said.status, &said.json()["id"]), (StatusCode::OK, &json!(1)));
+    assert_eq!(said.headers["x-tollgate-outcome"], "transport_error");
+    let error = &said.json()["error"];
+    assert_eq!(error["code"], -31502);
+    assert_eq!(error["message"], "server 'one' answered in a line over the limit of 4194304 bytes");
+    assert_eq!(error["data"], json!({"reason": "line_too_long", "server": "one"}));
+    assert_eq!(rig.counts.rubbish.load(Ordering::SeqCst), 1, "one line is counted once");
+    assert_eq!(rig.tool("/one/0", "echo", json!({"text": "again"})).await.text(), "again");
+    assert_eq!(rig.counts.started.load(Ordering::SeqCst), 1);
+    rig.end().await;
+}
+
 fn resident_bytes() -> u64 {
     let statm = fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096

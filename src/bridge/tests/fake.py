@@ -42,6 +42,8 @@ def call(name, arguments, meta, ident):
             sys.stdout.write("x" * 1_000_000)
         sys.stdout.write("\n")
         return text("after")
+    if name == "long_answer":
+        return text("x" * 5_000_000)
     if name == "deaf":
         time.sleep(3600)
     if name == "hang":
