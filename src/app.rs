@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::auth::Authenticator;
-use crate::bridge::{Bridge, BridgeError};
+use crate::bridge::{Bridge, BridgeError, Observer};
 use crate::catalog::{self, Snapshot};
 use crate::conf::Conf;
 use crate::control::{Control, Reload};
@@ -40,6 +40,9 @@ use demo::Demo;
 use drain::Drain;
 use listen::{Bound, Listening};
 use sidecar::{BridgeService, Sidecar};
+
+/// Gateways that may share a state directory: more are a loop that starts them.
+const GATEWAYS_MAX: u8 = 32;
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +125,7 @@ fn build(
     let sealer =
         Sealer::new(&session::load_key(conf.session.key.as_ref(), &conf.state_dir)?, conf.session.ttl);
     let observer = Arc::new(observe::Counted::new(Arc::clone(&meters)));
-    let bridge = Bridge::new(&conf.state_dir, conf.limits, observer)?;
+    let bridge = open_bridge(conf, observer)?;
     let catalog = Arc::new(demo.load(conf)?);
     bridge.reconcile(&catalog);
     meters.reloaded(catalog.generation, started.0.elapsed());
@@ -155,6 +158,19 @@ fn build(
     let proxy = proxy.drain_on(phases.draining.subscribe());
     tracing::debug!(address = %bound.address, "built");
     Ok(Built { hub, bridge, control, access_log, proxy, gate, phases, control_socket })
+}
+
+/// The bridge in the state directory. A gateway that runs beside another one on the same directory shares its session
+/// key, and gets a folder of its own there for its children.
+fn open_bridge(conf: &Conf, observer: Arc<observe::Counted>) -> Result<Arc<Bridge>, BridgeError> {
+    let mut folder = conf.state_dir.clone();
+    for number in 2..=GATEWAYS_MAX {
+        match Bridge::new(&folder, conf.limits, Arc::clone(&observer) as Arc<dyn Observer>) {
+            Err(BridgeError::Locked(_)) => folder = conf.state_dir.join(format!("gateway-{number}")),
+            done => return done,
+        }
+    }
+    Bridge::new(&folder, conf.limits, observer)
 }
 
 impl Phases {

@@ -49,12 +49,25 @@ pub fn load_key(configured: Option<&Secret>, state_dir: &Path) -> Result<[u8; 32
             let mut key = [0u8; 32];
             getrandom::fill(&mut key).map_err(|e| failed(std::io::Error::other(e)))?;
             fs::create_dir_all(state_dir).map_err(failed)?;
-            let mut file =
-                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
-            file.write_all(STANDARD.encode(key).as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-            Ok(key)
+            keep(&key, &path).map_err(failed)?;
+            // Another gateway that starts at the same time may have been first: what the file says is the key.
+            let text = fs::read_to_string(&path).map_err(failed)?;
+            decode(text.trim()).ok_or(KeyError::Shape)
         }
         Err(e) => Err(failed(e)),
+    }
+}
+
+/// Puts `key` into a file of mode 0600 at `path`, whole or not at all, unless there is one already.
+fn keep(key: &[u8; 32], path: &Path) -> std::io::Result<()> {
+    let new = path.with_extension(format!("new-{}", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(STANDARD.encode(key).as_bytes()).and_then(|()| file.sync_all())?;
+    let linked = fs::hard_link(&new, path);
+    fs::remove_file(&new)?;
+    match linked {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
     }
 }
 

@@ -252,3 +252,20 @@ async fn a_removed_server_loses_its_child_and_an_equal_one_keeps_it() {
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap()
 }
+
+#[tokio::test]
+async fn gateways_on_one_state_directory_share_its_key_and_have_children_of_their_own() {
+    let state = tempfile::tempdir().unwrap();
+    let flags = ["run", "--catalog", "catalog.yaml", "--state-dir", state.path().to_str().unwrap()];
+    let catalog = json!({"mcpServers": {"sample": {"command": env!("CARGO_BIN_EXE_tollgate"), "args": ["sample", "stdio"]}}});
+    let start = || Gateway::with(&catalog.to_string()).args(&flags).start();
+    let (one, two) = (start(), start());
+    let (session, _) = Caller::new(&one.url("sample")).initialize().await;
+    let id = session.session().unwrap();
+    let call = request(1, "tools/call", json!({"name": "echo", "arguments": {"text": "x"}}));
+    for gateway in [&one, &two] {
+        let said = Caller::new(&gateway.url("sample")).with("mcp-session-id", &id).post(&call).await;
+        assert_eq!(said.result()["content"][0]["text"], "x");
+    }
+    assert!(one.descendants().is_disjoint(&two.descendants()));
+}
