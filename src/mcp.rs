@@ -4,7 +4,7 @@
 //! A message is read once, in one pass, and only as far as we act on it. Everything else is carried and
 //! forwarded as the bytes that came in, so unknown methods, members and schema keywords survive.
 //! Because what is forwarded is what was read, a message in which two readers could see different things
-//! (a member twice, or once more in another case) is refused: see [`message`].
+//! (a member twice, or once more in another case) is refused: see `message`.
 
 mod answer;
 mod error;
