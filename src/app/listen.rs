@@ -3,7 +3,7 @@
 //!
 //! It is bound before anything starts, so that a taken port is a clear error and port 0 becomes a known one.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::IntoRawFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,14 +48,8 @@ pub(super) struct Bound {
 impl Bound {
     /// Binds the configured address; the loopback address of the same port if nobody has to authenticate.
     pub(super) fn bind(conf: &Conf) -> Result<Self, StartError> {
-        let asked = conf.listen;
-        let open_to_all = !conf.auth.is_configured() && !asked.ip().is_loopback();
-        let ip = match asked.ip() {
-            ip if !open_to_all => ip,
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        };
-        let address = SocketAddr::new(ip, asked.port());
+        let instead = conf.loopback_instead();
+        let address = instead.unwrap_or(conf.listen);
         let failed = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
@@ -63,7 +57,7 @@ impl Bound {
         let backlog = Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN);
         listen(&listener, backlog).map_err(|errno| failed(errno.into()))?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { address, instead_of: open_to_all.then_some(asked), listener })
+        Ok(Self { address, instead_of: instead.map(|_| conf.listen), listener })
     }
 }
 

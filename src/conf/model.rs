@@ -2,7 +2,7 @@
 //! Not here: the file's form and the defaults (`raw`), or how one becomes the other (`check`).
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,8 +40,11 @@ impl Conf {
     /// reached from other machines.
     pub fn loopback_instead(&self) -> Option<SocketAddr> {
         let is_open = !self.auth.is_configured() && !self.listen.ip().is_loopback();
-        // `[::]` usually takes IPv4 as well, and that is what clients on the same machine try first.
-        is_open.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, self.listen.port())))
+        let loopback = match self.listen.ip() {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        };
+        is_open.then(|| SocketAddr::new(loopback, self.listen.port()))
     }
 }
 
