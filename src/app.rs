@@ -134,7 +134,7 @@ fn build(
     let hub = Arc::new(Hub::new(Arc::clone(&fleet), sealer, conf.limits));
     let source = demo.source(conf);
     let reload = Arc::new(Reload::new(source, fleet, Arc::clone(&bridge), Arc::clone(&meters)));
-    let authenticator = Arc::new(Authenticator::new(&conf.auth));
+    let authenticator = Arc::new(Authenticator::new(&conf.access.auth));
     let buckets = Arc::new(Buckets::new(conf.limits.buckets_max));
     let gate = Gate::new(conf.limits.in_flight_max);
     let phases = Phases::new();
@@ -143,7 +143,7 @@ fn build(
     let control = Arc::new(Control {
         authenticator: Arc::clone(&authenticator),
         buckets: Arc::clone(&buckets),
-        rate: conf.limit,
+        rate: conf.access.limit.and_then(|limit| limit.rate),
         hub: Arc::clone(&hub),
         bridge: Arc::clone(&bridge),
         meters: Arc::clone(&meters),

@@ -12,6 +12,7 @@ mod policy;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::HeaderMap;
 
@@ -30,8 +31,16 @@ pub struct Caller {
     pub subject: Arc<str>,
     /// How they proved it.
     pub kind: CallerKind,
-    /// Their own token bucket, if they have one.
-    pub limit: Option<conf::Rate>,
+    /// Who said so, for tokens: the issuer.
+    pub issuer: Option<Arc<str>>,
+    /// Scopes, for rules; sorted.
+    pub scopes: Vec<Box<str>>,
+    /// Groups, for rules; sorted.
+    pub groups: Vec<Box<str>>,
+    /// Their own limit, if they have one.
+    pub limit: Option<conf::Limit>,
+    /// When the credential stops being good; what is open then ends.
+    pub expires: Option<SystemTime>,
     servers: Scope,
 }
 
@@ -44,6 +53,8 @@ pub enum CallerKind {
     ApiKey,
     /// A JSON Web Token.
     Jwt,
+    /// A client certificate.
+    Certificate,
 }
 
 impl CallerKind {
@@ -53,6 +64,7 @@ impl CallerKind {
             Self::Anonymous => "anonymous",
             Self::ApiKey => "api_key",
             Self::Jwt => "jwt",
+            Self::Certificate => "certificate",
         }
     }
 }
@@ -73,14 +85,33 @@ impl Scope {
 }
 
 impl Caller {
-    fn new(kind: CallerKind, subject: &str, servers: Scope, limit: Option<conf::Rate>) -> Self {
+    /// A caller as a credential makes it. Two issuers may use the same subject for different people.
+    pub fn new(kind: CallerKind, issuer: Option<&str>, subject: &str, grant: &conf::Grant) -> Self {
         let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
         digest.update(kind.as_str().as_bytes());
+        digest.update(&[0]);
+        digest.update(issuer.unwrap_or_default().as_bytes());
         digest.update(&[0]);
         digest.update(subject.as_bytes());
         let digest = digest.finish();
         let id = digest.as_ref().first_chunk::<16>().map_or(0, |bytes| u128::from_be_bytes(*bytes));
-        Self { id, subject: subject.into(), kind, limit, servers }
+        let sorted = |words: &[String]| {
+            let mut words: Vec<Box<str>> = words.iter().map(|word| word.as_str().into()).collect();
+            words.sort_unstable();
+            words.dedup();
+            words
+        };
+        Self {
+            id,
+            subject: subject.into(),
+            kind,
+            issuer: issuer.map(Into::into),
+            scopes: sorted(&grant.scopes),
+            groups: sorted(&grant.groups),
+            limit: grant.limit,
+            expires: None,
+            servers: Scope::new(&grant.servers),
+        }
     }
 
     /// Whether the caller may see and use that server.
@@ -120,10 +151,11 @@ pub struct Authenticator {
 impl Authenticator {
     /// Builds the tables from checked configuration.
     pub fn new(auth: &conf::Auth) -> Self {
-        let anonymous = Caller::new(CallerKind::Anonymous, "anonymous", Scope::All, None);
+        let all = conf::Grant { servers: vec!["*".into()], ..conf::Grant::default() };
+        let anonymous = Caller::new(CallerKind::Anonymous, None, "anonymous", &all);
         Self {
             keys: ApiKeys::new(&auth.keys),
-            tokens: auth.jwt.as_ref().map(Tokens::new),
+            tokens: auth.issuers.first().map(Tokens::new),
             anonymous: (!auth.is_configured()).then(|| Arc::new(anonymous)),
         }
     }

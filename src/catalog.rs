@@ -3,16 +3,20 @@
 
 mod changes;
 mod check;
+mod credential;
 mod load;
 mod model;
 mod raw;
+mod rule;
 mod watch;
 
 pub use changes::Changes;
+pub use credential::{ClientCredentials, Credential};
 pub use load::{load, parse};
 pub use model::{
     Endpoint, Health, HealthKind, Local, Remote, RemoteKind, Runtime, Server, ServerId, Snapshot, Timeouts,
 };
+pub use rule::{Actions, Effect, Globs, Items, Rule, Rules, Shared, Throttle, ToolThrottle, Who};
 pub use watch::{Seen, Watch};
 
 use std::path::PathBuf;

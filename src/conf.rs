@@ -3,18 +3,25 @@
 //!
 //! Invariant: the environment is read here and nowhere else, so that every setting shows in `config show`.
 
+mod access;
 mod check;
 mod effective;
 mod layer;
+mod listener;
 mod load;
 mod model;
 mod raw;
 #[cfg(test)]
 mod reference;
 
+pub use access::{
+    Access, Algorithm, ApiKey, Auth, Certificate, CertificateMatch, Claims, Grant, Issuer, IssuerKeys,
+    KeyMaterial, Limit, Rate,
+};
 pub use effective::{Effective, EffectiveValue};
+pub use listener::{Doors, Kinds, Listener, Tls};
 pub use load::{Flags, Loaded, Sources, load};
-pub use model::{ApiKey, Auth, Conf, Jwt, Limits, LogConf, LogFormat, Rate, Secret, SessionConf};
+pub use model::{AuditSink, Conf, Limits, LogConf, LogFormat, Secret, SessionConf};
 
 /// The environment of this process. Variables that are not UTF-8 are left out: no setting can be.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]

@@ -101,7 +101,11 @@ async fn admit(State(control): Shared, mut request: Request, next: Next) -> Resp
         }
     };
     control.meters.authentications(caller.kind.as_str(), "ok").inc();
-    let decision = caller.limit.or(control.rate).map(|rate| control.buckets.take(caller.id, rate));
+    let decision = caller
+        .limit
+        .and_then(|limit| limit.rate)
+        .or(control.rate)
+        .map(|rate| control.buckets.take(caller.id, rate));
     if let Some(decision) = decision.filter(|decision| !decision.allowed) {
         control.meters.rate_limited("caller");
         return ControlError::RateLimited(decision).into_response();

@@ -36,7 +36,7 @@
 //! auth      -> catalog conf
 //! limit     -> conf
 //! telemetry -> conf mcp
-//! catalog   -> document
+//! catalog   -> conf document
 //! conf      -> document
 //! document  ->
 //! mcp       ->

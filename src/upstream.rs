@@ -203,7 +203,7 @@ impl Fleet {
         idle_connections_max: usize,
         meters: Arc<Meters>,
     ) -> Self {
-        let empty = Arc::new(Snapshot::new(0, Vec::new()));
+        let empty = Arc::new(Snapshot::new(0, Vec::new(), crate::catalog::Rules::default()));
         let fleet = Self {
             view: ArcSwap::from_pointee(View { catalog: empty, upstreams: HashMap::new() }),
             connectors: Connectors::default(),

@@ -23,7 +23,7 @@ impl Announcement {
     pub(super) fn new(conf: &Conf, demo: &Demo, bound: &Bound, hub: &Hub) -> Self {
         let view = hub.fleet().view();
         let servers: Vec<String> = view.upstreams().map(|upstream| upstream.server.id.to_string()).collect();
-        let credentials = conf.auth.is_configured();
+        let credentials = conf.access.auth.is_configured();
         let guide = (demo.is_built_in || demo.has_samples()).then(|| guide(bound.address, &servers));
         Self { address: bound.address, instead_of: bound.instead_of, credentials, servers, guide }
     }

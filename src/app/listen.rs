@@ -48,8 +48,11 @@ pub(super) struct Bound {
 impl Bound {
     /// Binds the configured address; the loopback address of the same port if nobody has to authenticate.
     pub(super) fn bind(conf: &Conf) -> Result<Self, StartError> {
-        let instead = conf.loopback_instead();
-        let address = instead.unwrap_or(conf.listen);
+        let Some(first) = conf.listeners.first() else {
+            return Err(StartError::Internal("no listener".into()));
+        };
+        let instead = conf.loopback_instead(first);
+        let address = instead.unwrap_or(first.address);
         let failed = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
@@ -57,7 +60,7 @@ impl Bound {
         let backlog = Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN);
         listen(&listener, backlog).map_err(|errno| failed(errno.into()))?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { address, instead_of: instead.map(|_| conf.listen), listener })
+        Ok(Self { address, instead_of: instead.map(|_| first.address), listener })
     }
 }
 

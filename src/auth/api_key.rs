@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq as _;
 
-use super::{Caller, CallerKind, Scope};
-use crate::conf;
+use super::{Caller, CallerKind};
+use crate::conf::{self, KeyMaterial};
 
 type Digest = [u8; 32];
 
@@ -21,8 +21,11 @@ impl ApiKeys {
     pub(super) fn new(keys: &[conf::ApiKey]) -> Self {
         let mut table: HashMap<u64, Vec<(Digest, Arc<Caller>)>> = HashMap::new();
         for key in keys {
-            let digest = digest_of(key.key.expose());
-            let caller = Caller::new(CallerKind::ApiKey, &key.name, Scope::new(&key.servers), key.limit);
+            let digest = match &key.key {
+                KeyMaterial::Plain(key) => digest_of(key.expose()),
+                KeyMaterial::Sha256(digest) => *digest,
+            };
+            let caller = Caller::new(CallerKind::ApiKey, None, &key.name, &key.grant);
             table.entry(head(&digest)).or_default().push((digest, Arc::new(caller)));
         }
         Self(table)

@@ -10,7 +10,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Validation};
 use ring::hmac;
 use serde::Deserialize;
 
-use super::{Caller, CallerKind, Scope};
+use super::{Caller, CallerKind};
 use crate::conf;
 
 /// Clocks of issuer and gateway may differ by this much, in seconds.
@@ -20,7 +20,8 @@ const LEEWAY_SECS: u64 = 30;
 pub(super) struct Tokens {
     key: DecodingKey,
     validation: Validation,
-    servers: Scope,
+    issuer: Option<String>,
+    grant: conf::Grant,
 }
 
 impl std::fmt::Debug for Tokens {
@@ -46,13 +47,13 @@ enum Servers {
 }
 
 impl Tokens {
-    pub(super) fn new(jwt: &conf::Jwt) -> Self {
+    pub(super) fn new(jwt: &conf::Issuer) -> Self {
         install_provider();
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = LEEWAY_SECS;
         validation.validate_nbf = true;
         let mut required = vec!["exp", "sub"];
-        match &jwt.audience {
+        match jwt.audiences.first() {
             Some(audience) => {
                 validation.set_audience(&[audience]);
                 required.push("aud");
@@ -64,8 +65,12 @@ impl Tokens {
             required.push("iss");
         }
         validation.set_required_spec_claims(&required);
-        let key = DecodingKey::from_secret(jwt.secret.expose().as_bytes());
-        Self { key, validation, servers: Scope::new(&jwt.servers) }
+        let secret = match &jwt.keys {
+            conf::IssuerKeys::Secret(secret) => secret.expose().as_bytes(),
+            _ => &[],
+        };
+        let key = DecodingKey::from_secret(secret);
+        Self { key, validation, issuer: jwt.issuer.clone(), grant: jwt.grant.clone() }
     }
 
     pub(super) fn verify(&self, token: &str) -> Option<Caller> {
@@ -73,12 +78,13 @@ impl Tokens {
         if claims.sub.is_empty() || claims.sub.len() > 256 {
             return None;
         }
-        let servers = match claims.servers {
-            Some(Servers::List(names)) => Scope::new(names),
-            Some(Servers::Words(words)) => Scope::new(words.split(' ')),
-            None => self.servers.clone(),
-        };
-        Some(Caller::new(CallerKind::Jwt, &claims.sub, servers, None))
+        let mut grant = self.grant.clone();
+        match claims.servers {
+            Some(Servers::List(names)) => grant.servers = names,
+            Some(Servers::Words(words)) => grant.servers = words.split(' ').map(str::to_owned).collect(),
+            None => {}
+        }
+        Some(Caller::new(CallerKind::Jwt, self.issuer.as_deref(), &claims.sub, &grant))
     }
 }
 

@@ -6,26 +6,32 @@ use serde_json::json;
 
 use super::*;
 use crate::catalog::ServerId;
-use crate::conf::{ApiKey, Auth, Jwt, Secret};
+use crate::conf::{Algorithm, ApiKey, Auth, Claims, Grant, Issuer, IssuerKeys, KeyMaterial, Secret};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 fn authenticator() -> Authenticator {
     let key = |name: &str, key: &str, servers: &[&str]| ApiKey {
         name: name.into(),
-        key: Secret::new(key),
-        servers: servers.iter().map(|s| (*s).to_owned()).collect(),
-        limit: None,
+        owner: None,
+        key: KeyMaterial::Plain(Secret::new(key)),
+        expires: None,
+        grant: Grant { servers: servers.iter().map(|s| (*s).to_owned()).collect(), ..Grant::default() },
     };
-    let jwt = Jwt {
-        secret: Secret::new(SECRET),
+    let issuer = Issuer {
         issuer: Some("https://issuer".into()),
-        audience: Some("tollgate".into()),
-        servers: vec!["weather".into()],
+        audiences: vec!["tollgate".into()],
+        audience_required: true,
+        algorithms: vec![Algorithm::Hs256],
+        keys: IssuerKeys::Secret(Secret::new(SECRET)),
+        claims: Claims::default(),
+        grant: Grant { servers: vec!["weather".into()], ..Grant::default() },
+        leeway: std::time::Duration::from_secs(30),
     };
     Authenticator::new(&Auth {
         keys: vec![key("ops", "key-of-ops", &["*"]), key("none", "key-of-none", &[])],
-        jwt: Some(jwt),
+        issuers: vec![issuer],
+        ..Auth::default()
     })
 }
 

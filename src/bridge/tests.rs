@@ -18,7 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
-use crate::catalog::{Local, Server, Timeouts};
+use crate::catalog::{Local, Rules, Server, Throttle, Timeouts};
 
 mod calls;
 mod lives;
@@ -33,6 +33,13 @@ pub(super) fn limits() -> Limits {
         uri_bytes_max: 8 << 10,
         json_depth_max: 64,
         body_timeout: PATIENCE,
+        body_bytes_per_second_min: 1,
+        header_timeout: PATIENCE,
+        connections_max: 4096,
+        connections_per_address_max: 4096,
+        requests_per_connection_max: 4096,
+        h2_streams_max: 100,
+        tokens_max: 1000,
         keepalive: PATIENCE,
         write_timeout: PATIENCE,
         in_flight_max: 4096,
@@ -75,6 +82,7 @@ fn fake(id: &str, mode: &str) -> Server {
             total: PATIENCE,
             start: PATIENCE,
         },
+        throttle: Throttle::default(),
     }
 }
 
@@ -179,7 +187,11 @@ impl Rig {
     }
 
     fn catalog(&self, servers: Vec<Server>) {
-        self.bridge.reconcile(&Snapshot::new(1, servers.into_iter().map(Arc::new).collect()));
+        self.bridge.reconcile(&Snapshot::new(
+            1,
+            servers.into_iter().map(Arc::new).collect(),
+            Rules::default(),
+        ));
     }
 
     /// Shuts down, and checks that nothing is left.

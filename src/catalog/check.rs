@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Throttle;
 use super::model::{Health, HealthKind, Server, ServerId, Timeouts};
 use super::raw::{RawCatalog, RawHealth, RawHealthKind, RawServer, RawTimeouts};
 use crate::document::{At, Code, Lookup, Period, Report, Span};
@@ -108,6 +109,7 @@ impl Checker<'_> {
             metadata: raw.metadata.unwrap_or_default(),
             runtime,
             timeouts,
+            throttle: Throttle::default(),
             id,
         })
     }

@@ -4,6 +4,7 @@
 use std::io::{self, Read};
 use std::path::Path;
 
+use super::Rules;
 use super::check;
 use super::model::Snapshot;
 use super::raw::RawCatalog;
@@ -58,7 +59,7 @@ pub fn parse(
     }
     let servers = check::check(raw, &base_dir, lookup, &mut report);
     report.finish()?;
-    Ok(Snapshot::new(generation, servers))
+    Ok(Snapshot::new(generation, servers, Rules::default()))
 }
 
 /// Reads a text file of bounded size.

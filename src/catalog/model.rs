@@ -11,6 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Uri};
 
+use super::{Credential, Rules, Throttle};
+
 /// The id of a server: URL-safe, unique in the catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerId(Arc<str>);
@@ -51,14 +53,16 @@ pub struct Snapshot {
     pub loaded_at: SystemTime,
     /// Enabled and disabled servers, in file order.
     pub servers: Vec<Arc<Server>>,
+    /// Who may do what.
+    pub rules: Rules,
     index: HashMap<ServerId, usize>,
 }
 
 impl Snapshot {
     /// Indexes checked servers. Ids are unique: `check` saw to it.
-    pub fn new(generation: u64, servers: Vec<Arc<Server>>) -> Self {
+    pub fn new(generation: u64, servers: Vec<Arc<Server>>, rules: Rules) -> Self {
         let index = servers.iter().enumerate().map(|(at, server)| (server.id.clone(), at)).collect();
-        Self { generation, loaded_at: SystemTime::now(), servers, index }
+        Self { generation, loaded_at: SystemTime::now(), servers, rules, index }
     }
 
     /// The server of that id, if the catalog has it and it is enabled.
@@ -86,6 +90,8 @@ pub struct Server {
     pub runtime: Runtime,
     /// Deadlines of its calls.
     pub timeouts: Timeouts,
+    /// How often it and its tools may be called.
+    pub throttle: Throttle,
 }
 
 /// How a server is reached.
@@ -125,6 +131,8 @@ pub struct Remote {
     pub endpoints: Vec<Endpoint>,
     /// Headers added to every upstream request: the upstream's own credentials. Values are marked sensitive.
     pub headers: HeaderMap,
+    /// What the gateway shows of itself besides those headers.
+    pub credential: Option<Credential>,
     /// How health is checked.
     pub health: Health,
 }

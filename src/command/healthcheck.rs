@@ -16,7 +16,8 @@ const ANSWER_BYTES_MAX: u64 = 1024;
 /// Asks the gateway that these settings describe.
 pub(super) fn ask(files: Files) -> Done {
     let loaded = files.load().map_err(|mistakes| check::report(&mistakes))?;
-    let address = reachable(loaded.conf.listen);
+    let listens = loaded.conf.listeners.first().map(|listener| listener.address);
+    let address = reachable(listens.ok_or("nothing listens")?);
     match status(address) {
         Ok(200) => Ok(ExitCode::SUCCESS),
         Ok(status) => {

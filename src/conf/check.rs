@@ -3,8 +3,6 @@
 
 mod credentials;
 
-pub(super) use credentials::session_key;
-
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +10,9 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::raw::{RawConf, RawLimits, RawLog, RawLogFormat, RawRate, RawSession};
-use super::{Conf, Limits, LogConf, LogFormat, Rate, SessionConf};
+use super::{
+    Access, AuditSink, Conf, Doors, Kinds, Limit, Limits, Listener, LogConf, LogFormat, Rate, SessionConf,
+};
 use crate::document::{At, Code, Period, Report, Size, Span, nearest};
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
@@ -37,19 +37,30 @@ pub(super) fn check(raw: RawConf, locate: Locate<'_>, report: &mut Report) -> Co
     }
     let auth = checker.auth(raw.auth.unwrap_or_default());
     let limit = raw.limit.and_then(|limit| checker.rate(&limit));
+    let limit = limit.map(|rate| Limit { rate: Some(rate), in_flight: None });
     let session = checker.session(raw.session.unwrap_or_default());
     let log = checker.log(raw.log.unwrap_or_default());
     let limits = checker.limits(&raw.limits.unwrap_or_default());
     Conf {
-        listen,
+        listeners: vec![Listener {
+            name: "main".into(),
+            address: listen,
+            doors: Doors::ALL,
+            kinds: Kinds::ALL,
+            networks: None,
+            hosts,
+            origins,
+            public_url: None,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
+            tls: None,
+            h2c: false,
+        }],
         catalog: raw.catalog.map(|path| locate(&path, report)),
         state_dir: raw.state_dir.map(|path| locate(&path, report)).unwrap_or_default(),
-        hosts,
-        origins,
         threads: threads.value,
         drain: raw.drain.map(|period| period.0).unwrap_or_default(),
-        auth,
-        limit,
+        access: Access { auth, limit, ..Access::default() },
         session,
         log,
         limits,
@@ -117,7 +128,9 @@ impl Checker<'_> {
             RawLogFormat::Text => LogFormat::Text,
             RawLogFormat::Json => LogFormat::Json,
         };
-        let Some(level) = raw.level else { return LogConf { format, level: String::new() } };
+        let Some(level) = raw.level else {
+            return LogConf { format, level: String::new(), audit: AuditSink::Stdout };
+        };
         // To the filter a mistyped level is the name of a target, for which it would be silent.
         let is_word = level.bytes().all(|byte| byte.is_ascii_alphanumeric());
         let lower = level.to_ascii_lowercase();
@@ -133,7 +146,7 @@ impl Checker<'_> {
                 None => self.report.add(level.span, Code::InvalidValue, message),
             }
         }
-        LogConf { format, level: level.value }
+        LogConf { format, level: level.value, audit: AuditSink::Stdout }
     }
 
     fn limits(&mut self, raw: &RawLimits) -> Limits {
@@ -144,6 +157,13 @@ impl Checker<'_> {
             uri_bytes_max: self.size(raw.uri.as_ref()),
             json_depth_max: self.depth(raw.json_depth.as_ref()),
             body_timeout: self.positive(raw.body_timeout.as_ref()),
+            body_bytes_per_second_min: 256,
+            header_timeout: Duration::from_secs(10),
+            connections_max: 50_000,
+            connections_per_address_max: 50_000,
+            requests_per_connection_max: 100_000,
+            h2_streams_max: 100,
+            tokens_max: 100_000,
             keepalive: self.positive(raw.keepalive.as_ref()),
             write_timeout: self.positive(raw.write_timeout.as_ref()),
             in_flight_max: self.count(raw.in_flight.as_ref()),

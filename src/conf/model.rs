@@ -2,31 +2,27 @@
 //! Not here: the file's form and the defaults (`raw`), or how one becomes the other (`check`).
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use super::{Access, Listener};
 
 /// The checked configuration. Every field has a value; nothing in it means "default".
 #[derive(Debug, Clone)]
 pub struct Conf {
-    /// Where the proxy listens. Without any credential a non-loopback address is replaced by loopback.
-    pub listen: SocketAddr,
+    /// Where the proxy listens; at least one. Without any credential a non-loopback address is replaced by loopback.
+    pub listeners: Vec<Listener>,
     /// The catalog to serve; `None` serves the built-in samples.
     pub catalog: Option<PathBuf>,
     /// Where the session key, the bridge's sockets and the child table live.
     pub state_dir: PathBuf,
-    /// `Host` values accepted besides the listener's own address and loopback names.
-    pub hosts: Vec<String>,
-    /// `Origin` values accepted besides loopback ones.
-    pub origins: Vec<String>,
     /// Worker threads of the proxy.
     pub threads: usize,
     /// How long calls in flight may take to finish after SIGTERM.
     pub drain: Duration,
-    /// Who may call.
-    pub auth: Auth,
-    /// The token bucket of every caller that has none of its own; `None` means no limit.
-    pub limit: Option<Rate>,
+    /// Who may come in and how often. A running gateway takes over a changed one.
+    pub access: Access,
     /// Sessions of legacy clients.
     pub session: SessionConf,
     /// Log form and level.
@@ -36,85 +32,20 @@ pub struct Conf {
 }
 
 impl Conf {
-    /// The address to listen on instead of [`Conf::listen`], when nobody could authenticate and that one can be
+    /// The address to listen on instead of the listener's own, when nobody could authenticate and that one can be
     /// reached from other machines.
-    pub fn loopback_instead(&self) -> Option<SocketAddr> {
-        let is_open = !self.auth.is_configured() && !self.listen.ip().is_loopback();
-        let loopback = match self.listen.ip() {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        };
-        is_open.then(|| SocketAddr::new(loopback, self.listen.port()))
+    pub fn loopback_instead(&self, listener: &Listener) -> Option<SocketAddr> {
+        listener.loopback().filter(|_| !self.access.auth.is_configured())
     }
-}
-
-/// Who may call: static keys and JSON Web Tokens.
-#[derive(Debug, Clone, Default)]
-pub struct Auth {
-    /// Static API keys.
-    pub keys: Vec<ApiKey>,
-    /// HS256 tokens.
-    pub jwt: Option<Jwt>,
-}
-
-impl Auth {
-    /// Whether anybody could authenticate at all.
-    pub fn is_configured(&self) -> bool {
-        !self.keys.is_empty() || self.jwt.is_some()
-    }
-}
-
-/// A static API key.
-#[derive(Debug, Clone)]
-pub struct ApiKey {
-    /// Who the holder is, in logs and buckets.
-    pub name: String,
-    /// The key itself.
-    pub key: Secret,
-    /// Servers the holder may use: ids, or `*` for all. An empty list allows none.
-    pub servers: Vec<String>,
-    /// The holder's own bucket, instead of `Conf::limit`.
-    pub limit: Option<Rate>,
-}
-
-/// HS256 tokens signed with a shared secret.
-#[derive(Debug, Clone)]
-pub struct Jwt {
-    /// The shared secret, at least 32 bytes.
-    pub secret: Secret,
-    /// `iss` that must be present, when set.
-    pub issuer: Option<String>,
-    /// `aud` that must be present, when set.
-    pub audience: Option<String>,
-    /// Servers a token may use when it carries no `servers` claim; `*` for all.
-    pub servers: Vec<String>,
-}
-
-/// A token bucket: `requests` per `per`, with `burst` saved up at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// Tokens that flow in during `per`.
-    pub requests: u32,
-    /// The period.
-    pub per: Duration,
-    /// The bucket's size.
-    pub burst: u32,
 }
 
 /// Sessions of legacy clients.
 #[derive(Debug, Clone)]
 pub struct SessionConf {
-    /// 32 bytes in base64 or hex that seal session ids (see [`Self::key_bytes`]); `None` means the key file in the state directory.
+    /// 32 bytes in base64 or hex that seal session ids; `None` means the key file in the state directory.
     pub key: Option<Secret>,
     /// Age at which a session ends.
     pub ttl: Duration,
-}
-
-impl SessionConf {
-    /// The configured key as bytes. `check` saw to it that it is one.
-    pub fn key_bytes(&self) -> Option<[u8; 32]> {
-        super::check::session_key(self.key.as_ref()?.expose())
-    }
 }
 
 /// Log form and level.
@@ -124,6 +55,19 @@ pub struct LogConf {
     pub format: LogFormat,
     /// A `tracing` filter such as `info` or `tollgate=debug`.
     pub level: String,
+    /// Where the audit lines go.
+    pub audit: AuditSink,
+}
+
+/// Where the audit lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuditSink {
+    /// Among the lines of the access log, told apart by `"type":"audit"`.
+    Stdout,
+    /// Appended to a file of their own.
+    File(PathBuf),
+    /// Nowhere.
+    Off,
 }
 
 /// The form of the log.
@@ -152,6 +96,18 @@ pub struct Limits {
     pub json_depth_max: usize,
     /// Time a client may take to send its body.
     pub body_timeout: Duration,
+    /// Bytes of a body in each second, below which it is cut; counted from its sixth second on.
+    pub body_bytes_per_second_min: usize,
+    /// Time a client may take for the TLS handshake and the head of a request.
+    pub header_timeout: Duration,
+    /// Connections of clients, in all.
+    pub connections_max: usize,
+    /// Connections of one client address (IPv6: /64).
+    pub connections_per_address_max: usize,
+    /// Requests on one connection before it is closed.
+    pub requests_per_connection_max: u32,
+    /// Streams at once on one HTTP/2 connection.
+    pub h2_streams_max: u32,
     /// Time a client may leave a connection idle between requests.
     pub keepalive: Duration,
     /// Time a write to a client may block.
@@ -172,6 +128,8 @@ pub struct Limits {
     pub idle_connections_max: usize,
     /// An upstream answer that has to be read whole (not streamed), in bytes.
     pub answer_bytes_max: usize,
+    /// Verified tokens that are remembered, so that a signature is checked once.
+    pub tokens_max: usize,
     /// Distinct tool names used as a metric label for each server; the rest is `_other`.
     pub tool_labels_max: usize,
 }

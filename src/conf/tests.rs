@@ -33,12 +33,16 @@ fn outcome(text: &str) -> String {
         Ok(loaded) => {
             let given = loaded.effective.values.iter().filter(|value| value.origin != "default");
             let effective = Effective { values: given.cloned().collect() };
-            let Conf { listen, catalog, state_dir, auth, limit, .. } = &loaded.conf;
+            let Conf { listeners, catalog, state_dir, access, .. } = &loaded.conf;
+            let listen = listeners[0].address;
             assert!(!format!("{:?}", loaded.conf).contains("kqXv7"), "Debug shows a secret");
             assert!(!loaded.effective.to_string().contains("kqXv7"), "`config show` shows a secret");
             let json = serde_json::to_string(&loaded.effective).unwrap();
             assert!(!json.contains("kqXv7"), "`config show` shows a secret");
-            format!("{effective}=> {listen} {catalog:?} {state_dir:?}\n=> {auth:?}\n=> {limit:?}\n")
+            format!(
+                "{effective}=> {listen} {catalog:?} {state_dir:?}\n=> {:?}\n=> {:?}\n",
+                access.auth, access.limit
+            )
         }
         Err(mistakes) => {
             assert!(
@@ -135,17 +139,21 @@ fn reference_says_the_defaults() {
 fn what_config_show_prints_can_be_loaded() {
     let shown = load_text("limit: {requests: 5, per: 1m}\nhosts: [a.example]\n").effective.to_string();
     assert!(shown.contains("# tollgate.yaml:1"), "{shown}");
-    assert_eq!(load_text(&shown).conf.limit.map(|limit| limit.requests), Some(5));
+    assert_eq!(
+        load_text(&shown).conf.access.limit.and_then(|limit| limit.rate).map(|rate| rate.requests),
+        Some(5)
+    );
 }
 
 #[test]
 fn without_credentials_only_loopback() {
     let open = load_text("listen: 0.0.0.0:80\n").conf;
-    assert_eq!(open.loopback_instead(), Some("127.0.0.1:80".parse().unwrap()));
+    assert_eq!(open.loopback_instead(&open.listeners[0]), Some("127.0.0.1:80".parse().unwrap()));
     let local = load_text("listen: '[::1]:80'\n").conf;
-    assert_eq!(local.loopback_instead(), None);
+    assert_eq!(local.loopback_instead(&local.listeners[0]), None);
     let key = "auth: {keys: [{name: a, key: 9f86d081884c7d659a2feaa0c55ad015, servers: ['*']}]}\n";
-    assert_eq!(load_text(&format!("listen: 0.0.0.0:80\n{key}")).conf.loopback_instead(), None);
+    let keyed = load_text(&format!("listen: 0.0.0.0:80\n{key}")).conf;
+    assert_eq!(keyed.loopback_instead(&keyed.listeners[0]), None);
 }
 
 #[test]

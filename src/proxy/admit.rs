@@ -30,6 +30,7 @@ struct Authentications {
     anonymous: IntCounter,
     api_key: IntCounter,
     jwt: IntCounter,
+    certificate: IntCounter,
     missing: IntCounter,
     invalid: IntCounter,
 }
@@ -56,15 +57,19 @@ impl Admission {
             anonymous: counter(CallerKind::Anonymous.as_str(), "ok"),
             api_key: counter(CallerKind::ApiKey.as_str(), "ok"),
             jwt: counter(CallerKind::Jwt.as_str(), "ok"),
+            certificate: counter(CallerKind::Certificate.as_str(), "ok"),
             missing: counter("none", "missing"),
             invalid: counter("unknown", "invalid"),
         };
-        let names = Names { hosts: lower(&conf.hosts), origins: lower(&conf.origins) };
+        let names = match conf.listeners.first() {
+            Some(listener) => Names { hosts: lower(&listener.hosts), origins: lower(&listener.origins) },
+            None => Names { hosts: Vec::new(), origins: Vec::new() },
+        };
         Self {
             authenticator,
             buckets,
             gate,
-            rate: conf.limit,
+            rate: conf.access.limit.and_then(|limit| limit.rate),
             names,
             limits: conf.limits,
             authentications,
@@ -89,7 +94,11 @@ impl Admission {
     /// Hop 2: who calls, whether the caller's bucket has a token, and a place among the calls in flight.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Admitted, Rejection> {
         let caller = self.authenticate(headers)?;
-        let decision = caller.limit.or(self.rate).map(|rate| self.buckets.take(caller.id, rate));
+        let decision = caller
+            .limit
+            .and_then(|limit| limit.rate)
+            .or(self.rate)
+            .map(|rate| self.buckets.take(caller.id, rate));
         if let Some(decision) = decision.filter(|decision| !decision.allowed) {
             self.meters.rate_limited("caller");
             return Err(Rejection::RateLimited { decision, caller });
@@ -105,6 +114,7 @@ impl Admission {
                     CallerKind::Anonymous => self.authentications.anonymous.inc(),
                     CallerKind::ApiKey => self.authentications.api_key.inc(),
                     CallerKind::Jwt => self.authentications.jwt.inc(),
+                    CallerKind::Certificate => self.authentications.certificate.inc(),
                 }
                 Ok(caller)
             }

@@ -160,7 +160,7 @@ impl Checker<'_> {
             (Some(url), None) => vec![Endpoint { url: self.url(&url)?, weight: 1 }],
             (None, Some(endpoints)) => self.endpoints(endpoints),
         };
-        Some(Remote { kind, endpoints, headers, health })
+        Some(Remote { kind, endpoints, headers, credential: None, health })
     }
 
     /// What may stand in the runtime or at the server, but not in both.

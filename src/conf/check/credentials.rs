@@ -2,6 +2,7 @@
 //! Not here: how callers are recognised by them (`auth`).
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::alphabet::{STANDARD, URL_SAFE};
@@ -9,7 +10,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::Checker;
 use crate::conf::raw::{RawAuth, RawJwt, RawKey};
-use crate::conf::{ApiKey, Auth, Jwt, Secret};
+use crate::conf::{Algorithm, ApiKey, Auth, Claims, Grant, Issuer, IssuerKeys, KeyMaterial, Limit, Secret};
 use crate::document::{At, Code, Span};
 
 /// 128 bits, if each byte were random; written in hex it is half of that, and still out of reach over a network.
@@ -69,7 +70,7 @@ impl Checker<'_> {
             }
             keys.extend(self.key(raw));
         }
-        Auth { keys, jwt: raw.jwt.and_then(|jwt| self.jwt(jwt)) }
+        Auth { keys, issuers: raw.jwt.and_then(|jwt| self.jwt(jwt)).into_iter().collect(), ..Auth::default() }
     }
 
     fn unique(&mut self, seen: &mut HashMap<String, Span>, value: &At<String>, message: &str) {
@@ -101,10 +102,17 @@ impl Checker<'_> {
             let message = format!("expected at most {KEY_BYTES_MAX} visible ASCII characters without spaces");
             self.report.add(key.span, Code::InvalidValue, message);
         }
-        Some(ApiKey { name: name.value, key: Secret::new(key.value), servers, limit })
+        let limit = limit.map(|rate| Limit { rate: Some(rate), in_flight: None });
+        Some(ApiKey {
+            name: name.value,
+            owner: None,
+            key: KeyMaterial::Plain(Secret::new(key.value)),
+            expires: None,
+            grant: Grant { servers, limit, ..Grant::default() },
+        })
     }
 
-    fn jwt(&mut self, raw: At<RawJwt>) -> Option<Jwt> {
+    fn jwt(&mut self, raw: At<RawJwt>) -> Option<Issuer> {
         let At { value: raw, span } = raw;
         let servers = self.servers(raw.servers, span, "jwt");
         if raw.secret.is_none() {
@@ -112,7 +120,16 @@ impl Checker<'_> {
         }
         let secret = raw.secret?;
         self.strong(&secret, JWT_SECRET_BYTES_MIN, "openssl rand -base64 48");
-        Some(Jwt { secret: Secret::new(secret.value), issuer: raw.issuer, audience: raw.audience, servers })
+        Some(Issuer {
+            issuer: raw.issuer,
+            audience_required: raw.audience.is_some(),
+            audiences: raw.audience.into_iter().collect(),
+            algorithms: vec![Algorithm::Hs256],
+            keys: IssuerKeys::Secret(Secret::new(secret.value)),
+            claims: Claims::default(),
+            grant: Grant { servers, ..Grant::default() },
+            leeway: Duration::from_secs(30),
+        })
     }
 
     /// What a credential allows has to be said: a forgotten line must not open everything, nor nothing silently.
@@ -164,7 +181,7 @@ impl Checker<'_> {
 }
 
 /// Reads 32 bytes written in hex or base64 (either alphabet, padded or not).
-pub(in crate::conf) fn session_key(text: &str) -> Option<[u8; 32]> {
+fn session_key(text: &str) -> Option<[u8; 32]> {
     let text = text.trim();
     if text.len() == 64 && text.is_ascii() {
         let hex = |at: usize| text.get(at * 2..at * 2 + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
