@@ -20,7 +20,7 @@ use std::time::SystemTime;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::GenBackgroundService;
-use pingora_proxy::http_proxy_service;
+use pingora_proxy::http_proxy;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -32,13 +32,14 @@ use crate::control::{Control, Reload};
 use crate::document::Mistakes;
 use crate::hub::Hub;
 use crate::limit::{Buckets, Gate};
+use crate::listener::{self, ListenError, Listening};
 use crate::proxy::{Admission, Forwarding, Proxy, Recorder};
 use crate::session::{self, Sealer};
 use crate::telemetry::{self, AccessLog, Meters};
 use crate::upstream::Fleet;
 use demo::Demo;
 use drain::Drain;
-use listen::{Bound, Listening};
+use listen::ProxyService;
 use sidecar::{BridgeService, Sidecar};
 
 /// Gateways that may share a state directory: more are a loop that starts them.
@@ -50,14 +51,9 @@ pub enum StartError {
     /// The catalog is wrong.
     #[error(transparent)]
     Catalog(#[from] Mistakes),
-    /// The address is taken or not ours.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: std::net::SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    /// A listener cannot be used.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The state directory cannot be used.
     #[error("state directory {}: {source}", path.display())]
     State {
@@ -83,10 +79,10 @@ pub fn run(conf: &Conf, variables: Vec<(String, String)>) -> Result<(), StartErr
     let started = (Instant::now(), SystemTime::now());
     listen::raise_descriptor_limit();
     make_state_dir(conf)?;
-    let bound = Bound::bind(conf)?;
+    let listening = Listening::bind(conf)?;
     let demo = Demo::prepare(conf, variables)?;
-    let built = build(conf, &demo, &bound, started)?;
-    serve(conf, demo, bound, built)
+    let built = build(conf, &demo, started)?;
+    serve(conf, demo, listening, built)
 }
 
 fn make_state_dir(conf: &Conf) -> Result<(), StartError> {
@@ -101,6 +97,7 @@ struct Built {
     bridge: Arc<Bridge>,
     control: Arc<Control>,
     access_log: AccessLog,
+    meters: Arc<Meters>,
     proxy: Proxy,
     gate: Gate,
     phases: Phases,
@@ -114,12 +111,7 @@ struct Phases {
     children_gone: watch::Sender<bool>,
 }
 
-fn build(
-    conf: &Conf,
-    demo: &Demo,
-    bound: &Bound,
-    started: (Instant, SystemTime),
-) -> Result<Built, StartError> {
+fn build(conf: &Conf, demo: &Demo, started: (Instant, SystemTime)) -> Result<Built, StartError> {
     let internal = |error: &dyn std::fmt::Display| StartError::Internal(error.to_string());
     let meters = Arc::new(Meters::new(conf.limits.tool_labels_max).map_err(|e| internal(&e))?);
     let sealer =
@@ -153,11 +145,10 @@ fn build(
     });
     let admission = Admission::new(conf, authenticator, buckets, gate.clone(), Arc::clone(&meters));
     let access_log = AccessLog::default();
-    let recorder = Recorder::new(access_log.clone(), meters);
+    let recorder = Recorder::new(access_log.clone(), Arc::clone(&meters));
     let proxy = Proxy::new(Arc::clone(&hub), admission, forwarding, recorder, conf.limits);
     let proxy = proxy.drain_on(phases.draining.subscribe());
-    tracing::debug!(address = %bound.address, "built");
-    Ok(Built { hub, bridge, control, access_log, proxy, gate, phases, control_socket })
+    Ok(Built { hub, bridge, control, access_log, meters, proxy, gate, phases, control_socket })
 }
 
 /// The bridge in the state directory. A gateway that runs beside another one on the same directory shares its session
@@ -181,9 +172,9 @@ impl Phases {
 }
 
 /// Starts the services and stays until they have ended.
-fn serve(conf: &Conf, demo: Demo, bound: Bound, built: Built) -> Result<(), StartError> {
-    let Built { hub, bridge, control, access_log, proxy, gate, phases, control_socket } = built;
-    let announcement = announce::Announcement::new(conf, &demo, &bound, &hub);
+fn serve(conf: &Conf, demo: Demo, listening: Listening, built: Built) -> Result<(), StartError> {
+    let Built { hub, bridge, control, access_log, meters, proxy, gate, phases, control_socket } = built;
+    let announcement = announce::Announcement::new(conf, &demo, listening.bound(), &hub);
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(conf));
     let bridge_socket = bridge.socket().to_owned();
     let bridge_service =
@@ -195,12 +186,20 @@ fn serve(conf: &Conf, demo: Demo, bound: Bound, built: Built) -> Result<(), Star
         samples: demo.into_listener(),
         stopping: phases.stopping.subscribe(),
     };
-    let proxy = http_proxy_service(&server.configuration, proxy);
-    let draining = phases.draining.subscribe();
-    let listening = Listening::new(proxy, bound, draining, vec![bridge_socket, control_socket], announcement);
+    let mut proxy = http_proxy(&server.configuration, proxy);
+    let (server_options, h2_options) = listener::http_options(&conf.limits);
+    (proxy.server_options, proxy.h2_options) = (Some(server_options), Some(h2_options));
+    let proxy = ProxyService {
+        proxy: Arc::new(proxy),
+        listening: Some(listening),
+        meters,
+        draining: phases.draining.subscribe(),
+        private: vec![bridge_socket, control_socket],
+        announcement,
+    };
     server.add_service(GenBackgroundService::new("bridge".into(), Arc::new(bridge_service)));
     server.add_service(GenBackgroundService::new("sidecar".into(), Arc::new(sidecar)));
-    server.add_service(listening);
+    server.add_service(proxy);
     write_access_log(&access_log);
     let drain = Drain { phases, gate, patience: conf.drain, access_log };
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
