@@ -59,7 +59,7 @@
 //! Everything else runs inside a request's own future or inside a service of Pingora's.
 //!
 //! ```text spawns
-//! src/app.rs — the thread that writes the access log — `AccessLog::close`
+//! src/app.rs — a thread for the access log, and one for an audit log in a file — `AccessLog::close`
 //! src/bridge/serve.rs — a task for each connection of the bridge's socket — its client, or the end of `serve`
 //! src/bridge/slot.rs — a task for each child — the child's end; `Bridge::stop_all` asks for it
 //! src/bridge/spawn.rs — a child, in a process group of its own — `Process::end`
