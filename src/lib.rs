@@ -29,7 +29,7 @@
 //! proxy     -> auth conf hub limit mcp reply telemetry upstream
 //! control   -> auth bridge catalog conf document hub limit telemetry upstream
 //! hub       -> auth catalog conf mcp reply session telemetry upstream
-//! upstream  -> auth bridge catalog mcp telemetry
+//! upstream  -> auth bridge catalog egress mcp telemetry
 //! bridge    -> catalog conf mcp
 //! sample    -> mcp
 //! session   -> conf
@@ -39,6 +39,7 @@
 //! catalog   -> conf document
 //! conf      -> document
 //! document  ->
+//! egress    ->
 //! mcp       ->
 //! reply     ->
 //! ```
@@ -77,6 +78,7 @@ pub mod command;
 pub mod conf;
 pub mod control;
 pub mod document;
+pub mod egress;
 pub mod hub;
 pub mod limit;
 pub mod mcp;
