@@ -6,6 +6,7 @@
 
 mod check;
 mod healthcheck;
+mod routes;
 mod samples;
 
 use std::io::{self, Write as _};
@@ -51,6 +52,13 @@ enum Verb {
     Config {
         #[command(subcommand)]
         verb: ConfigVerb,
+    },
+    /// Print every route of the gateway and who may use it: anybody (`public`), a caller, or one who may use every
+    /// server (`admin`).
+    Routes {
+        /// How they are told.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
     },
     /// Ask a running gateway whether it is ready; exit 0 if so.
     Healthcheck(Files),
@@ -145,6 +153,7 @@ pub fn main() -> ExitCode {
             SchemaOf::Config => conf::schema(),
         }),
         Verb::Config { verb: ConfigVerb::Show { files, format } } => show(files, format),
+        Verb::Routes { format } => routes::list(format),
         Verb::Healthcheck(files) => healthcheck::ask(files),
         Verb::Sample { transport, listen } => samples::serve(transport, listen),
         Verb::Completion { shell } => {

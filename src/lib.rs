@@ -24,7 +24,7 @@
 //!
 //! ```text arrows
 //! main      -> command
-//! command   -> app catalog conf document sample
+//! command   -> app catalog conf control document proxy sample
 //! app       -> auth bridge catalog conf control document hub limit proxy sample session telemetry upstream
 //! proxy     -> auth conf hub limit mcp reply telemetry upstream
 //! control   -> auth bridge catalog conf document hub limit telemetry upstream

@@ -14,6 +14,7 @@ mod framing;
 mod headers;
 mod record;
 mod rejection;
+mod route;
 mod write;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use tokio::sync::watch;
 pub use admit::Admission;
 pub use forward::Forwarding;
 pub use record::Recorder;
+pub use route::{ROUTES, Route};
 
 use crate::conf::Limits;
 use crate::hub::Hub;
