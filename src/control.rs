@@ -121,8 +121,11 @@ fn router(control: Arc<Control>) -> Router {
         let handler = (route.handler)();
         let handler = match route.needs {
             Needs::Nothing => handler,
-            Needs::Caller => handler.layer(middleware::from_fn_with_state(Arc::clone(&control), admit)),
+            Needs::Caller => handler
+                .layer(middleware::from_fn(whole))
+                .layer(middleware::from_fn_with_state(Arc::clone(&control), admit)),
             Needs::EveryServer => handler
+                .layer(middleware::from_fn(whole))
                 .layer(middleware::from_fn(every_server))
                 .layer(middleware::from_fn_with_state(Arc::clone(&control), admit)),
         };
@@ -141,6 +144,18 @@ async fn every_server(Extension(caller): Admitted, request: Request, next: Next)
         next.run(request).await
     } else {
         ControlError::Forbidden("this needs a key for all servers").into_response()
+    }
+}
+
+/// A body of the native API: a few settings. It is held in memory.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// Reads a request's body before anything is done, so that nothing is done for one that breaks off.
+async fn whole(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    match axum::body::to_bytes(body, BODY_BYTES_MAX).await {
+        Ok(body) => next.run(Request::from_parts(head, body.into())).await,
+        Err(_) => ControlError::BadRequest("the body is too long or did not come whole").into_response(),
     }
 }
 

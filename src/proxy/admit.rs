@@ -7,6 +7,7 @@ use http::{HeaderMap, Uri, header};
 use pingora_http::RequestHeader;
 use prometheus::IntCounter;
 
+use super::framing;
 use super::rejection::Rejection;
 use crate::auth::{AuthError, Caller, CallerKind, Entrance, InForce};
 use crate::conf::{Conf, Limits};
@@ -67,7 +68,7 @@ impl Admission {
         Self { entrance, buckets, gate, names, limits: conf.limits, authentications, meters }
     }
 
-    /// Checks what needs no caller: sizes of the head, `Host` and `Origin`.
+    /// Checks what needs no caller: sizes of the head, how the body is framed, `Host` and `Origin`.
     pub(super) fn inspect(&self, request: &RequestHeader) -> Result<(), Rejection> {
         let path = request.uri.path_and_query().map_or(0, |path| path.as_str().len());
         if path > self.limits.uri_bytes_max {
@@ -78,6 +79,7 @@ impl Admission {
         if request.headers.len() > self.limits.header_count_max || bytes > self.limits.header_bytes_max {
             return Err(Rejection::HeadersTooLarge);
         }
+        framing::check(&request.headers)?;
         self.names.check(&request.uri, &request.headers)
     }
 
