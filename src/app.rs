@@ -11,7 +11,7 @@ mod listen;
 mod observe;
 mod sidecar;
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,14 +27,14 @@ use tokio::time::Instant;
 use crate::auth::Authenticator;
 use crate::bridge::{Bridge, BridgeError, Observer};
 use crate::catalog::{self, Snapshot};
-use crate::conf::Conf;
+use crate::conf::{AuditSink, Conf};
 use crate::control::{Control, Reload};
 use crate::document::Mistakes;
 use crate::hub::Hub;
 use crate::limit::{Buckets, Gate};
 use crate::proxy::{Admission, Forwarding, Proxy, Recorder};
 use crate::session::{self, Sealer};
-use crate::telemetry::{self, AccessLog, Meters};
+use crate::telemetry::{self, AccessLog, Audit, Meters};
 use crate::upstream::Fleet;
 use demo::Demo;
 use drain::Drain;
@@ -66,6 +66,14 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The audit log cannot be opened.
+    #[error("audit log {}: {source}", path.display())]
+    Audit {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The session key cannot be used.
     #[error(transparent)]
     Key(#[from] session::KeyError),
@@ -77,9 +85,11 @@ pub enum StartError {
     Internal(String),
 }
 
-/// Runs the gateway until a signal ends it. `variables` answer `${NAME}` in the catalog.
-pub fn run(conf: &Conf, variables: Vec<(String, String)>) -> Result<(), StartError> {
+/// Runs the gateway until a signal ends it. `variables` answer `${NAME}` in the catalog; `warnings` are what was found
+/// in the configuration, for the log.
+pub fn run(conf: &Conf, warnings: &Mistakes, variables: Vec<(String, String)>) -> Result<(), StartError> {
     telemetry::init_log(&conf.log);
+    warn_of(warnings);
     let started = (Instant::now(), SystemTime::now());
     listen::raise_descriptor_limit();
     make_state_dir(conf)?;
@@ -87,6 +97,12 @@ pub fn run(conf: &Conf, variables: Vec<(String, String)>) -> Result<(), StartErr
     let demo = Demo::prepare(conf, variables)?;
     let built = build(conf, &demo, &bound, started)?;
     serve(conf, demo, bound, built)
+}
+
+fn warn_of(warnings: &Mistakes) {
+    for warning in &warnings.list {
+        tracing::warn!("{}", warning.one_line());
+    }
 }
 
 fn make_state_dir(conf: &Conf) -> Result<(), StartError> {
@@ -101,6 +117,8 @@ struct Built {
     bridge: Arc<Bridge>,
     control: Arc<Control>,
     access_log: AccessLog,
+    /// The audit log and its file, if it has one of its own.
+    audit_log: Option<(AccessLog, File)>,
     proxy: Proxy,
     gate: Gate,
     phases: Phases,
@@ -127,6 +145,7 @@ fn build(
     let observer = Arc::new(observe::Counted::new(Arc::clone(&meters)));
     let bridge = open_bridge(conf, observer)?;
     let catalog = Arc::new(demo.load(conf)?);
+    warn_of(&catalog.warnings);
     bridge.reconcile(&catalog);
     meters.reloaded(catalog.generation, started.0.elapsed());
     let idle = conf.limits.idle_connections_max;
@@ -138,6 +157,8 @@ fn build(
     let buckets = Arc::new(Buckets::new(conf.limits.buckets_max));
     let gate = Gate::new(conf.limits.in_flight_max);
     let phases = Phases::new();
+    let access_log = AccessLog::default();
+    let (audit, audit_log) = audit(conf, &access_log)?;
     let control_socket = bridge.socket().with_file_name("control.sock");
     let forwarding = Forwarding::new(&control_socket).map_err(|e| internal(&e))?;
     let control = Arc::new(Control {
@@ -147,17 +168,17 @@ fn build(
         hub: Arc::clone(&hub),
         bridge: Arc::clone(&bridge),
         meters: Arc::clone(&meters),
+        audit: audit.clone(),
         reload,
         draining: phases.draining.subscribe(),
         started,
     });
     let admission = Admission::new(conf, authenticator, buckets, gate.clone(), Arc::clone(&meters));
-    let access_log = AccessLog::default();
-    let recorder = Recorder::new(access_log.clone(), meters);
+    let recorder = Recorder::new(access_log.clone(), audit, meters);
     let proxy = Proxy::new(Arc::clone(&hub), admission, forwarding, recorder, conf.limits);
     let proxy = proxy.drain_on(phases.draining.subscribe());
     tracing::debug!(address = %bound.address, "built");
-    Ok(Built { hub, bridge, control, access_log, proxy, gate, phases, control_socket })
+    Ok(Built { hub, bridge, control, access_log, audit_log, proxy, gate, phases, control_socket })
 }
 
 /// The bridge in the state directory. A gateway that runs beside another one on the same directory shares its session
@@ -182,7 +203,7 @@ impl Phases {
 
 /// Starts the services and stays until they have ended.
 fn serve(conf: &Conf, demo: Demo, bound: Bound, built: Built) -> Result<(), StartError> {
-    let Built { hub, bridge, control, access_log, proxy, gate, phases, control_socket } = built;
+    let Built { hub, bridge, control, access_log, audit_log, proxy, gate, phases, control_socket } = built;
     let announcement = announce::Announcement::new(conf, &demo, &bound, &hub);
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(conf));
     let bridge_socket = bridge.socket().to_owned();
@@ -201,20 +222,36 @@ fn serve(conf: &Conf, demo: Demo, bound: Bound, built: Built) -> Result<(), Star
     server.add_service(GenBackgroundService::new("bridge".into(), Arc::new(bridge_service)));
     server.add_service(GenBackgroundService::new("sidecar".into(), Arc::new(sidecar)));
     server.add_service(listening);
-    write_access_log(&access_log);
-    let drain = Drain { phases, gate, patience: conf.drain, access_log };
+    write_log(&access_log, std::io::stdout());
+    let mut logs = vec![access_log];
+    if let Some((log, file)) = audit_log {
+        write_log(&log, file);
+        logs.push(log);
+    }
+    let drain = Drain { phases, gate, patience: conf.drain, logs };
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
     Ok(())
 }
 
-/// The access log's own thread: a slow reader of standard output must hold up nothing else.
-fn write_access_log(log: &AccessLog) {
+/// Where audit lines go, and the log and file that want a thread of their own.
+fn audit(conf: &Conf, access_log: &AccessLog) -> Result<(Audit, Option<(AccessLog, File)>), StartError> {
+    match &conf.log.audit {
+        AuditSink::Off => Ok((Audit::off(), None)),
+        AuditSink::Stdout => Ok((Audit::to(access_log.clone()), None)),
+        AuditSink::File(path) => {
+            let file =
+                Audit::open(path).map_err(|source| StartError::Audit { path: path.clone(), source })?;
+            let log = AccessLog::default();
+            Ok((Audit::to(log.clone()), Some((log, file))))
+        }
+    }
+}
+
+/// A log's own thread: a slow reader of standard output must hold up nothing else.
+fn write_log(log: &AccessLog, out: impl std::io::Write + Send + 'static) {
     let log = log.clone();
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "one thread that writes the access log until `AccessLog::close`"
-    )]
-    std::thread::spawn(move || log.run(std::io::stdout()));
+    #[expect(clippy::disallowed_methods, reason = "one thread that writes a log until `AccessLog::close`")]
+    std::thread::spawn(move || log.run(out));
 }
 
 fn pingora_conf(conf: &Conf) -> ServerConf {

@@ -6,6 +6,7 @@
 
 mod check;
 mod healthcheck;
+mod routes;
 mod samples;
 
 use std::io::{self, Write as _};
@@ -37,6 +38,9 @@ enum Verb {
         /// How mistakes are told.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
+        /// Fail on warnings, too.
+        #[arg(long)]
+        strict: bool,
     },
     /// Print a JSON Schema (draft-07) for editors.
     Schema {
@@ -48,6 +52,13 @@ enum Verb {
     Config {
         #[command(subcommand)]
         verb: ConfigVerb,
+    },
+    /// Print every route of the gateway and who may use it: anybody (`public`), a caller, or one who may use every
+    /// server (`admin`).
+    Routes {
+        /// How they are told.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
     },
     /// Ask a running gateway whether it is ready; exit 0 if so.
     Healthcheck(Files),
@@ -136,12 +147,13 @@ impl Files {
 pub fn main() -> ExitCode {
     let done = match Command::parse().verb {
         Verb::Run(files) => run(files),
-        Verb::Validate { files, format } => check::validate(files, format),
+        Verb::Validate { files, format, strict } => check::validate(files, format, strict),
         Verb::Schema { of } => print_json(&match of {
             SchemaOf::Catalog => catalog::schema(),
             SchemaOf::Config => conf::schema(),
         }),
         Verb::Config { verb: ConfigVerb::Show { files, format } } => show(files, format),
+        Verb::Routes { format } => routes::list(format),
         Verb::Healthcheck(files) => healthcheck::ask(files),
         Verb::Sample { transport, listen } => samples::serve(transport, listen),
         Verb::Completion { shell } => {
@@ -161,7 +173,7 @@ type Done = Result<ExitCode, Failure>;
 
 fn run(files: Files) -> Done {
     let loaded = files.load().map_err(|mistakes| check::report(&mistakes))?;
-    match app::run(&loaded.conf, conf::environment()) {
+    match app::run(&loaded.conf, &loaded.warnings, conf::environment()) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(app::StartError::Catalog(mistakes)) => Err(check::report(&mistakes)),
         Err(error) => Err(format!("error: {error}")),

@@ -24,12 +24,12 @@
 //!
 //! ```text arrows
 //! main      -> command
-//! command   -> app catalog conf document sample
+//! command   -> app catalog conf control document proxy sample
 //! app       -> auth bridge catalog conf control document hub limit proxy sample session telemetry upstream
 //! proxy     -> auth conf hub limit mcp reply telemetry upstream
 //! control   -> auth bridge catalog conf document hub limit telemetry upstream
 //! hub       -> auth catalog conf mcp reply session telemetry upstream
-//! upstream  -> auth bridge catalog mcp telemetry
+//! upstream  -> auth bridge catalog egress mcp telemetry
 //! bridge    -> catalog conf mcp
 //! sample    -> mcp
 //! session   -> conf
@@ -39,6 +39,7 @@
 //! catalog   -> conf document
 //! conf      -> document
 //! document  ->
+//! egress    ->
 //! mcp       ->
 //! reply     ->
 //! ```
@@ -59,7 +60,7 @@
 //! Everything else runs inside a request's own future or inside a service of Pingora's.
 //!
 //! ```text spawns
-//! src/app.rs — the thread that writes the access log — `AccessLog::close`
+//! src/app.rs — a thread for the access log, and one for an audit log in a file — `AccessLog::close`
 //! src/bridge/serve.rs — a task for each connection of the bridge's socket — its client, or the end of `serve`
 //! src/bridge/slot.rs — a task for each child — the child's end; `Bridge::stop_all` asks for it
 //! src/bridge/spawn.rs — a child, in a process group of its own — `Process::end`
@@ -77,6 +78,7 @@ pub mod command;
 pub mod conf;
 pub mod control;
 pub mod document;
+pub mod egress;
 pub mod hub;
 pub mod limit;
 pub mod mcp;

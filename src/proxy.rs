@@ -13,6 +13,7 @@ mod forward;
 mod headers;
 mod record;
 mod rejection;
+mod route;
 mod write;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 pub use admit::Admission;
 pub use forward::Forwarding;
 pub use record::Recorder;
+pub use route::{ROUTES, Route};
 
 use crate::conf::Limits;
 use crate::hub::Hub;

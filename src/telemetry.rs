@@ -2,9 +2,11 @@
 //! Not here: what is measured; rooms above hand in values when something has happened.
 
 mod access;
+mod audit;
 mod log;
 mod metrics;
 
 pub use access::{AccessLog, Line};
+pub use audit::Audit;
 pub use log::init as init_log;
 pub use metrics::{Meters, Outcome, ServerMeters};
