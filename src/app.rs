@@ -24,11 +24,11 @@ use pingora_proxy::http_proxy;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::auth::Authenticator;
+use crate::auth::Entrance;
 use crate::bridge::{Bridge, BridgeError, Observer};
 use crate::catalog::{self, Snapshot};
-use crate::conf::{AuditSink, Conf};
-use crate::control::{Control, Reload};
+use crate::conf::{AuditSink, Conf, Loaded, Sources};
+use crate::control::{Control, Reload, Settings};
 use crate::document::Mistakes;
 use crate::hub::Hub;
 use crate::limit::{Buckets, Gate};
@@ -81,17 +81,19 @@ pub enum StartError {
     Internal(String),
 }
 
-/// Runs the gateway until a signal ends it. `variables` answer `${NAME}` in the catalog; `warnings` are what was found
-/// in the configuration, for the log.
-pub fn run(conf: &Conf, warnings: &Mistakes, variables: Vec<(String, String)>) -> Result<(), StartError> {
+/// Runs the gateway with what was `loaded` from `sources` until a signal ends it. The sources' environment answers
+/// `${NAME}` in the catalog.
+pub fn run(loaded: Loaded, sources: Sources) -> Result<(), StartError> {
+    let Loaded { conf, warnings, file, .. } = loaded;
+    let conf = &conf;
     telemetry::init_log(&conf.log);
-    warn_of(warnings);
+    warn_of(&warnings);
     let started = (Instant::now(), SystemTime::now());
     listen::raise_descriptor_limit();
     make_state_dir(conf)?;
     let listening = Listening::bind(conf)?;
-    let demo = Demo::prepare(conf, variables)?;
-    let built = build(conf, &demo, started)?;
+    let demo = Demo::prepare(conf, sources.env.clone())?;
+    let built = build(conf, &demo, (sources, file), started)?;
     serve(conf, demo, listening, built)
 }
 
@@ -129,7 +131,12 @@ struct Phases {
     children_gone: watch::Sender<bool>,
 }
 
-fn build(conf: &Conf, demo: &Demo, started: (Instant, SystemTime)) -> Result<Built, StartError> {
+fn build(
+    conf: &Conf,
+    demo: &Demo,
+    (sources, file): (Sources, Option<PathBuf>),
+    started: (Instant, SystemTime),
+) -> Result<Built, StartError> {
     let internal = |error: &dyn std::fmt::Display| StartError::Internal(error.to_string());
     let meters = Arc::new(Meters::new(conf.limits.tool_labels_max).map_err(|e| internal(&e))?);
     let sealer =
@@ -143,29 +150,31 @@ fn build(conf: &Conf, demo: &Demo, started: (Instant, SystemTime)) -> Result<Bui
     let idle = conf.limits.idle_connections_max;
     let fleet = Arc::new(Fleet::new(catalog, bridge.socket(), idle, Arc::clone(&meters)));
     let hub = Arc::new(Hub::new(Arc::clone(&fleet), sealer, conf.limits));
-    let source = demo.source(conf);
-    let reload = Arc::new(Reload::new(source, fleet, Arc::clone(&bridge), Arc::clone(&meters)));
-    let authenticator = Arc::new(Authenticator::new(&conf.access.auth));
+    let entrance = Arc::new(Entrance::new(conf.access.clone()));
     let buckets = Arc::new(Buckets::new(conf.limits.buckets_max));
     let gate = Gate::new(conf.limits.in_flight_max);
     let phases = Phases::new();
     let access_log = AccessLog::default();
     let (audit, audit_log) = audit(conf, &access_log)?;
+    let shown = || (Arc::clone(&meters), audit.clone());
+    let places = (fleet, Arc::clone(&bridge));
+    let reload = Arc::new(Reload::new(demo.source(conf), places, Arc::clone(&entrance), shown()));
+    let settings = Settings::new(sources, file, conf.clone(), Arc::clone(&entrance), shown());
     let control_socket = bridge.socket().with_file_name("control.sock");
     let forwarding = Forwarding::new(&control_socket).map_err(|e| internal(&e))?;
     let control = Arc::new(Control {
-        authenticator: Arc::clone(&authenticator),
+        entrance: Arc::clone(&entrance),
         buckets: Arc::clone(&buckets),
-        rate: conf.access.limit.and_then(|limit| limit.rate),
         hub: Arc::clone(&hub),
         bridge: Arc::clone(&bridge),
         meters: Arc::clone(&meters),
         audit: audit.clone(),
         reload,
+        settings,
         draining: phases.draining.subscribe(),
         started,
     });
-    let admission = Admission::new(conf, authenticator, buckets, gate.clone(), Arc::clone(&meters));
+    let admission = Admission::new(conf, entrance, buckets, gate.clone(), Arc::clone(&meters));
     let recorder = Recorder::new(access_log.clone(), audit, Arc::clone(&meters));
     let proxy = Proxy::new(Arc::clone(&hub), admission, forwarding, recorder, conf.limits);
     let proxy = proxy.drain_on(phases.draining.subscribe());

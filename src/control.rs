@@ -8,6 +8,7 @@ mod health;
 mod redact;
 mod reload;
 mod servers;
+mod settings;
 mod stats;
 
 use std::sync::Arc;
@@ -22,23 +23,21 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::auth::{AuthError, Authenticator, Caller};
+use crate::auth::{AuthError, Caller, Entrance};
 use crate::bridge::Bridge;
-use crate::conf::Rate;
 use crate::hub::Hub;
 use crate::limit::Buckets;
 use crate::telemetry::{Audit, Meters};
 use error::ControlError;
 pub use reload::{CatalogSource, Reload};
+pub use settings::Settings;
 
 /// What the routes work on.
 pub struct Control {
-    /// Who may call.
-    pub authenticator: Arc<Authenticator>,
+    /// Who may call, and how often.
+    pub entrance: Arc<Entrance>,
     /// Their buckets, the same ones as the proxy's.
     pub buckets: Arc<Buckets>,
-    /// The bucket of callers that have none of their own.
-    pub rate: Option<Rate>,
     /// Servers and sessions.
     pub hub: Arc<Hub>,
     /// Children.
@@ -49,6 +48,8 @@ pub struct Control {
     pub audit: Audit,
     /// Loads of the catalog.
     pub reload: Arc<Reload>,
+    /// Loads of the configuration.
+    pub settings: Settings,
     /// True once the gateway shuts down.
     pub draining: watch::Receiver<bool>,
     /// When the gateway started.
@@ -120,8 +121,11 @@ fn router(control: Arc<Control>) -> Router {
         let handler = (route.handler)();
         let handler = match route.needs {
             Needs::Nothing => handler,
-            Needs::Caller => handler.layer(middleware::from_fn_with_state(Arc::clone(&control), admit)),
+            Needs::Caller => handler
+                .layer(middleware::from_fn(whole))
+                .layer(middleware::from_fn_with_state(Arc::clone(&control), admit)),
             Needs::EveryServer => handler
+                .layer(middleware::from_fn(whole))
                 .layer(middleware::from_fn(every_server))
                 .layer(middleware::from_fn_with_state(Arc::clone(&control), admit)),
         };
@@ -143,9 +147,22 @@ async fn every_server(Extension(caller): Admitted, request: Request, next: Next)
     }
 }
 
+/// A body of the native API: a few settings. It is held in memory.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// Reads a request's body before anything is done, so that nothing is done for one that breaks off.
+async fn whole(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    match axum::body::to_bytes(body, BODY_BYTES_MAX).await {
+        Ok(body) => next.run(Request::from_parts(head, body.into())).await,
+        Err(_) => ControlError::BadRequest("the body is too long or did not come whole").into_response(),
+    }
+}
+
 /// Authenticates a request and takes a token from its caller's bucket.
 async fn admit(State(control): Shared, mut request: Request, next: Next) -> Response {
-    let caller = match control.authenticator.authenticate(request.headers()) {
+    let in_force = Arc::clone(&control.entrance.in_force());
+    let caller = match in_force.authenticator.authenticate(request.headers()) {
         Ok(caller) => caller,
         Err(error) => {
             match error {
@@ -156,11 +173,8 @@ async fn admit(State(control): Shared, mut request: Request, next: Next) -> Resp
         }
     };
     control.meters.authentications(caller.kind.as_str(), "ok").inc();
-    let decision = caller
-        .limit
-        .and_then(|limit| limit.rate)
-        .or(control.rate)
-        .map(|rate| control.buckets.take(caller.id, rate));
+    let rate = caller.limit.or(in_force.access.limit).and_then(|limit| limit.rate);
+    let decision = rate.map(|rate| control.buckets.take(caller.id, rate));
     if let Some(decision) = decision.filter(|decision| !decision.allowed) {
         control.meters.rate_limited("caller");
         return ControlError::RateLimited(decision).into_response();

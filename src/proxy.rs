@@ -10,6 +10,7 @@ mod body;
 mod door;
 mod exchange;
 mod forward;
+mod framing;
 mod headers;
 mod record;
 mod rejection;
