@@ -20,7 +20,7 @@ use std::time::SystemTime;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::GenBackgroundService;
-use pingora_proxy::http_proxy_service;
+use pingora_proxy::http_proxy;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -32,13 +32,14 @@ use crate::control::{Control, Reload, Settings};
 use crate::document::Mistakes;
 use crate::hub::Hub;
 use crate::limit::{Buckets, Gate};
+use crate::listener::{self, ListenError, Listening};
 use crate::proxy::{Admission, Forwarding, Proxy, Recorder};
 use crate::session::{self, Sealer};
 use crate::telemetry::{self, AccessLog, Audit, Meters};
 use crate::upstream::Fleet;
 use demo::Demo;
 use drain::Drain;
-use listen::{Bound, Listening};
+use listen::ProxyService;
 use sidecar::{BridgeService, Sidecar};
 
 /// Gateways that may share a state directory: more are a loop that starts them.
@@ -50,14 +51,9 @@ pub enum StartError {
     /// The catalog is wrong.
     #[error(transparent)]
     Catalog(#[from] Mistakes),
-    /// The address is taken or not ours.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: std::net::SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    /// A listener cannot be used.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The state directory cannot be used.
     #[error("state directory {}: {source}", path.display())]
     State {
@@ -95,10 +91,10 @@ pub fn run(loaded: Loaded, sources: Sources) -> Result<(), StartError> {
     let started = (Instant::now(), SystemTime::now());
     listen::raise_descriptor_limit();
     make_state_dir(conf)?;
-    let bound = Bound::bind(conf)?;
+    let listening = Listening::bind(conf)?;
     let demo = Demo::prepare(conf, sources.env.clone())?;
-    let built = build(conf, &demo, &bound, (sources, file), started)?;
-    serve(conf, demo, bound, built)
+    let built = build(conf, &demo, (sources, file), started)?;
+    serve(conf, demo, listening, built)
 }
 
 fn warn_of(warnings: &Mistakes) {
@@ -121,6 +117,7 @@ struct Built {
     access_log: AccessLog,
     /// The audit log and its file, if it has one of its own.
     audit_log: Option<(AccessLog, File)>,
+    meters: Arc<Meters>,
     proxy: Proxy,
     gate: Gate,
     phases: Phases,
@@ -137,7 +134,6 @@ struct Phases {
 fn build(
     conf: &Conf,
     demo: &Demo,
-    bound: &Bound,
     (sources, file): (Sources, Option<PathBuf>),
     started: (Instant, SystemTime),
 ) -> Result<Built, StartError> {
@@ -179,11 +175,10 @@ fn build(
         started,
     });
     let admission = Admission::new(conf, entrance, buckets, gate.clone(), Arc::clone(&meters));
-    let recorder = Recorder::new(access_log.clone(), audit, meters);
+    let recorder = Recorder::new(access_log.clone(), audit, Arc::clone(&meters));
     let proxy = Proxy::new(Arc::clone(&hub), admission, forwarding, recorder, conf.limits);
     let proxy = proxy.drain_on(phases.draining.subscribe());
-    tracing::debug!(address = %bound.address, "built");
-    Ok(Built { hub, bridge, control, access_log, audit_log, proxy, gate, phases, control_socket })
+    Ok(Built { hub, bridge, control, access_log, audit_log, meters, proxy, gate, phases, control_socket })
 }
 
 /// The bridge in the state directory. A gateway that runs beside another one on the same directory shares its session
@@ -207,9 +202,10 @@ impl Phases {
 }
 
 /// Starts the services and stays until they have ended.
-fn serve(conf: &Conf, demo: Demo, bound: Bound, built: Built) -> Result<(), StartError> {
-    let Built { hub, bridge, control, access_log, audit_log, proxy, gate, phases, control_socket } = built;
-    let announcement = announce::Announcement::new(conf, &demo, &bound, &hub);
+fn serve(conf: &Conf, demo: Demo, listening: Listening, built: Built) -> Result<(), StartError> {
+    let Built { hub, bridge, control, access_log, audit_log, meters, proxy, gate, phases, control_socket } =
+        built;
+    let announcement = announce::Announcement::new(conf, &demo, listening.bound(), &hub);
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(conf));
     let bridge_socket = bridge.socket().to_owned();
     let bridge_service =
@@ -221,12 +217,20 @@ fn serve(conf: &Conf, demo: Demo, bound: Bound, built: Built) -> Result<(), Star
         samples: demo.into_listener(),
         stopping: phases.stopping.subscribe(),
     };
-    let proxy = http_proxy_service(&server.configuration, proxy);
-    let draining = phases.draining.subscribe();
-    let listening = Listening::new(proxy, bound, draining, vec![bridge_socket, control_socket], announcement);
+    let mut proxy = http_proxy(&server.configuration, proxy);
+    let (server_options, h2_options) = listener::http_options(&conf.limits);
+    (proxy.server_options, proxy.h2_options) = (Some(server_options), Some(h2_options));
+    let proxy = ProxyService {
+        proxy: Arc::new(proxy),
+        listening: Some(listening),
+        meters,
+        draining: phases.draining.subscribe(),
+        private: vec![bridge_socket, control_socket],
+        announcement,
+    };
     server.add_service(GenBackgroundService::new("bridge".into(), Arc::new(bridge_service)));
     server.add_service(GenBackgroundService::new("sidecar".into(), Arc::new(sidecar)));
-    server.add_service(listening);
+    server.add_service(proxy);
     write_log(&access_log, std::io::stdout());
     let mut logs = vec![access_log];
     if let Some((log, file)) = audit_log {

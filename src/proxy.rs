@@ -37,6 +37,7 @@ pub use route::{ROUTES, Route};
 use crate::conf::Limits;
 use crate::hub::Hub;
 use crate::limit::Decision;
+use crate::listener::Connection;
 use door::Door;
 use forward::Forward;
 use record::Record;
@@ -107,6 +108,9 @@ impl ProxyHttp for Proxy {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
+        if let Some(connection) = Connection::of(session) {
+            connection.head_read();
+        }
         let draining = *self.draining.borrow();
         // Pingora would keep an idle connection for ever. One that it decided not to keep stays so: HTTP/1.0 without a
         // word about it, or a body framed in two ways, after which nobody knows where the next request begins.
