@@ -115,9 +115,9 @@ struct Built {
     bridge: Arc<Bridge>,
     control: Arc<Control>,
     access_log: AccessLog,
-    meters: Arc<Meters>,
     /// The audit log and its file, if it has one of its own.
     audit_log: Option<(AccessLog, File)>,
+    meters: Arc<Meters>,
     proxy: Proxy,
     gate: Gate,
     phases: Phases,
