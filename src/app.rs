@@ -143,7 +143,7 @@ fn build(
     let control = Arc::new(Control {
         authenticator: Arc::clone(&authenticator),
         buckets: Arc::clone(&buckets),
-        rate: conf.access.limit.and_then(|limit| limit.rate),
+        limit: conf.access.limit,
         hub: Arc::clone(&hub),
         bridge: Arc::clone(&bridge),
         meters: Arc::clone(&meters),

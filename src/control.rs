@@ -23,9 +23,9 @@ use tokio::time::Instant;
 
 use crate::auth::{AuthError, Authenticator, Caller};
 use crate::bridge::Bridge;
-use crate::conf::Rate;
+use crate::conf::Limit;
 use crate::hub::Hub;
-use crate::limit::Buckets;
+use crate::limit::{Buckets, Decision, Draw, Layer};
 use crate::telemetry::Meters;
 use error::ControlError;
 pub use reload::{CatalogSource, Reload};
@@ -36,8 +36,8 @@ pub struct Control {
     pub authenticator: Arc<Authenticator>,
     /// Their buckets, the same ones as the proxy's.
     pub buckets: Arc<Buckets>,
-    /// The bucket of callers that have none of their own.
-    pub rate: Option<Rate>,
+    /// The limit of callers that have none of their own.
+    pub limit: Option<Limit>,
     /// Servers and sessions.
     pub hub: Arc<Hub>,
     /// Children.
@@ -88,6 +88,16 @@ fn router(control: Arc<Control>) -> Router {
         .with_state(control)
 }
 
+impl Control {
+    /// Takes a token from the caller's bucket, which is the same one that its calls draw on.
+    fn take(&self, caller: &Caller) -> Result<Option<Decision>, Decision> {
+        let rate = caller.limit.or(self.limit).and_then(|limit| limit.rate);
+        let key = self.buckets.key(Layer::Caller, &caller.id);
+        let draw = rate.map(|rate| Draw { key, rate, cost: 1, layer: Layer::Caller });
+        self.buckets.take(draw.as_slice())
+    }
+}
+
 /// Authenticates a request and takes a token from its caller's bucket.
 async fn admit(State(control): Shared, mut request: Request, next: Next) -> Response {
     let caller = match control.authenticator.authenticate(request.headers()) {
@@ -101,15 +111,13 @@ async fn admit(State(control): Shared, mut request: Request, next: Next) -> Resp
         }
     };
     control.meters.authentications(caller.kind.as_str(), "ok").inc();
-    let decision = caller
-        .limit
-        .and_then(|limit| limit.rate)
-        .or(control.rate)
-        .map(|rate| control.buckets.take(caller.id, rate));
-    if let Some(decision) = decision.filter(|decision| !decision.allowed) {
-        control.meters.rate_limited("caller");
-        return ControlError::RateLimited(decision).into_response();
-    }
+    let decision = match control.take(&caller) {
+        Ok(decision) => decision,
+        Err(decision) => {
+            control.meters.rate_limited(decision.layer.as_str());
+            return ControlError::RateLimited(decision).into_response();
+        }
+    };
     request.extensions_mut().insert(caller);
     let mut response = next.run(request).await;
     if let Some(decision) = &decision {
