@@ -154,7 +154,7 @@ impl Meters {
         self.families.sessions_active.with_label_values(&["streamable-http"]).set(count);
     }
 
-    /// A refusal for want of tokens; `scope` says whose bucket.
+    /// A refusal because of a limit; `scope` says whose.
     pub fn rate_limited(&self, scope: &'static str) {
         self.families.rate_limited.with_label_values(&[scope]).inc();
     }
@@ -275,7 +275,7 @@ impl Families {
                 "Lines of a child's output that are no JSON-RPC message.",
                 &["server"],
             )?,
-            rate_limited: counter("tollgate_rate_limited_total", "Refusals for want of tokens.", &["scope"])?,
+            rate_limited: counter("tollgate_rate_limited_total", "Refusals by limits.", &["scope"])?,
             authentications: counter(
                 "tollgate_auth_requests_total",
                 "Authentications by method and result.",
