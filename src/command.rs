@@ -132,6 +132,10 @@ enum SchemaOf {
 
 impl Files {
     fn load(self) -> Result<Loaded, Mistakes> {
+        conf::load(self.sources())
+    }
+
+    fn sources(self) -> Sources {
         let flags = Flags {
             listen: self.listen,
             catalog: self.catalog,
@@ -139,7 +143,7 @@ impl Files {
             log_level: self.log_level,
             log_format: self.log_format,
         };
-        conf::load(Sources { file: self.config, env: conf::environment(), flags })
+        Sources { file: self.config, env: conf::environment(), flags }
     }
 }
 
@@ -172,8 +176,9 @@ type Failure = String;
 type Done = Result<ExitCode, Failure>;
 
 fn run(files: Files) -> Done {
-    let loaded = files.load().map_err(|mistakes| check::report(&mistakes))?;
-    match app::run(&loaded.conf, &loaded.warnings, conf::environment()) {
+    let sources = files.sources();
+    let loaded = conf::load(sources.clone()).map_err(|mistakes| check::report(&mistakes))?;
+    match app::run(loaded, sources) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(app::StartError::Catalog(mistakes)) => Err(check::report(&mistakes)),
         Err(error) => Err(format!("error: {error}")),

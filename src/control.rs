@@ -8,6 +8,7 @@ mod health;
 mod redact;
 mod reload;
 mod servers;
+mod settings;
 mod stats;
 
 use std::sync::Arc;
@@ -22,23 +23,22 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::auth::{AuthError, Authenticator, Caller};
+use crate::auth::{AuthError, Caller, Entrance};
 use crate::bridge::Bridge;
-use crate::conf::Rate;
+use crate::conf::Limit;
 use crate::hub::Hub;
-use crate::limit::Buckets;
+use crate::limit::{Buckets, Decision, Draw, Layer};
 use crate::telemetry::{Audit, Meters};
 use error::ControlError;
 pub use reload::{CatalogSource, Reload};
+pub use settings::Settings;
 
 /// What the routes work on.
 pub struct Control {
-    /// Who may call.
-    pub authenticator: Arc<Authenticator>,
+    /// Who may call, and how often.
+    pub entrance: Arc<Entrance>,
     /// Their buckets, the same ones as the proxy's.
     pub buckets: Arc<Buckets>,
-    /// The bucket of callers that have none of their own.
-    pub rate: Option<Rate>,
     /// Servers and sessions.
     pub hub: Arc<Hub>,
     /// Children.
@@ -49,6 +49,8 @@ pub struct Control {
     pub audit: Audit,
     /// Loads of the catalog.
     pub reload: Arc<Reload>,
+    /// Loads of the configuration.
+    pub settings: Settings,
     /// True once the gateway shuts down.
     pub draining: watch::Receiver<bool>,
     /// When the gateway started.
@@ -158,9 +160,20 @@ async fn whole(request: Request, next: Next) -> Response {
     }
 }
 
+impl Control {
+    /// Takes a token from the caller's bucket, which is the same one that its calls draw on.
+    fn take(&self, caller: &Caller, everybody: Option<Limit>) -> Result<Option<Decision>, Decision> {
+        let rate = caller.limit.or(everybody).and_then(|limit| limit.rate);
+        let key = self.buckets.key(Layer::Caller, &caller.id);
+        let draw = rate.map(|rate| Draw { key, rate, cost: 1, layer: Layer::Caller });
+        self.buckets.take(draw.as_slice())
+    }
+}
+
 /// Authenticates a request and takes a token from its caller's bucket.
 async fn admit(State(control): Shared, mut request: Request, next: Next) -> Response {
-    let caller = match control.authenticator.authenticate(request.headers()) {
+    let in_force = Arc::clone(&control.entrance.in_force());
+    let caller = match in_force.authenticator.authenticate(request.headers()) {
         Ok(caller) => caller,
         Err(error) => {
             match error {
@@ -171,15 +184,13 @@ async fn admit(State(control): Shared, mut request: Request, next: Next) -> Resp
         }
     };
     control.meters.authentications(caller.kind.as_str(), "ok").inc();
-    let decision = caller
-        .limit
-        .and_then(|limit| limit.rate)
-        .or(control.rate)
-        .map(|rate| control.buckets.take(caller.id, rate));
-    if let Some(decision) = decision.filter(|decision| !decision.allowed) {
-        control.meters.rate_limited("caller");
-        return ControlError::RateLimited(decision).into_response();
-    }
+    let decision = match control.take(&caller, in_force.access.limit) {
+        Ok(decision) => decision,
+        Err(decision) => {
+            control.meters.rate_limited(decision.layer.as_str());
+            return ControlError::RateLimited(decision).into_response();
+        }
+    };
     request.extensions_mut().insert(Arc::clone(&caller));
     let mut response = next.run(request).await;
     response.extensions_mut().insert(audit::Actor(caller));

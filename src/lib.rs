@@ -8,7 +8,7 @@
 //!
 //! # Reading order
 //!
-//! Follow one `tools/call`; its five hops are marked in the doc comments.
+//! Follow one `tools/call`, which comes in at the [`listener`]; its five hops are marked in the doc comments.
 //! 1. [`proxy`]: Pingora's phases; the door that a path leads to.
 //! 2. `proxy/admit`: host, origin, credential, bucket.
 //! 3. `proxy/exchange`: a bounded body becomes a message ([`mcp`]), its era is told, its session unsealed ([`session`]).
@@ -25,8 +25,8 @@
 //! ```text arrows
 //! main      -> command
 //! command   -> app catalog conf control document proxy sample
-//! app       -> auth bridge catalog conf control document hub limit proxy sample session telemetry upstream
-//! proxy     -> auth conf hub limit mcp reply telemetry upstream
+//! app       -> auth bridge catalog conf control document hub limit listener proxy sample session telemetry upstream
+//! proxy     -> auth catalog conf hub limit listener mcp reply telemetry upstream
 //! control   -> auth bridge catalog conf document hub limit telemetry upstream
 //! hub       -> auth catalog conf mcp reply session telemetry upstream
 //! upstream  -> auth bridge catalog egress mcp telemetry
@@ -35,6 +35,7 @@
 //! session   -> conf
 //! auth      -> catalog conf
 //! limit     -> conf
+//! listener  -> conf telemetry
 //! telemetry -> conf mcp
 //! catalog   -> conf document
 //! conf      -> document
@@ -46,7 +47,8 @@
 //!
 //! # Invariants
 //!
-//! * Only `proxy`, `app` and `upstream` know Pingora, and only `control` knows axum. [`mcp`] does no I/O.
+//! * Only `listener`, `proxy`, `app`, `upstream` and `limit` (its counters) know Pingora, and only `control` knows axum.
+//!   [`mcp`] does no I/O.
 //! * Only `proxy` writes to a client; what is decided below is a value ([`reply`], or an error of the room).
 //! * `Admitted` is made by `proxy/admit` alone and [`auth::Allowed`] by [`auth::allow`] alone; [`upstream::Fleet::call`]
 //!   takes nothing else. So whoever reaches an upstream was authenticated, limited and allowed: the types say so.
@@ -66,6 +68,7 @@
 //! src/bridge/spawn.rs — a child, in a process group of its own — `Process::end`
 //! src/bridge/spawn.rs — a blocking search for descendants that left the group — itself; awaited at once
 //! src/catalog/watch.rs — a blocking read of the catalog — itself; awaited at once
+//! src/listener/accept.rs — a task for each connection of a client — its client, a deadline, or the end of the service
 //! src/sample/http.rs — a task for each connection of the sample servers — its client, or `stopping`
 //! src/upstream/health.rs — a round of health checks for each server that is due — itself; dropped with the watch
 //! ```
@@ -81,6 +84,7 @@ pub mod document;
 pub mod egress;
 pub mod hub;
 pub mod limit;
+pub mod listener;
 pub mod mcp;
 pub mod proxy;
 pub mod reply;

@@ -25,7 +25,7 @@ pub(super) async fn at_server(
     view: &View,
     id: &str,
 ) -> Result<(), Rejection> {
-    let admitted = admit(proxy, session, ctx)?;
+    let admitted = proxy.admission.admit(session, ctx)?;
     let verb = session.req_header().method.clone();
     // The message is read before the server is looked up, so that every refusal from here on answers its id.
     let (asked, message_id) = match verb {
@@ -44,7 +44,7 @@ pub(super) async fn at_envelope(
     ctx: &mut Ctx,
     view: &View,
 ) -> Result<(), Rejection> {
-    let admitted = admit(proxy, session, ctx)?;
+    let admitted = proxy.admission.admit(session, ctx)?;
     if !headers::is_json(&session.req_header().headers) {
         return Err(Rejection::NotJsonType);
     }
@@ -68,7 +68,7 @@ pub(super) async fn at_rpc(
     ctx: &mut Ctx,
     view: &View,
 ) -> Result<(), Rejection> {
-    let admitted = admit(proxy, session, ctx)?;
+    let admitted = proxy.admission.admit(session, ctx)?;
     let mut named = session.req_header().headers.get_all(headers::SERVER_ID).iter();
     let server = match (named.next().and_then(|value| value.to_str().ok()), named.next()) {
         (Some(server), None) => server.trim().to_owned(),
@@ -113,19 +113,6 @@ async fn plain(
     };
     let waiter = Waiter { admitted, upstream, id, style: Asking::Plain };
     answer(proxy, session, ctx, waiter, asked).await
-}
-
-fn admit(proxy: &Proxy, session: &Session, ctx: &mut Ctx) -> Result<Admitted, Rejection> {
-    let admitted = proxy.admission.admit(&session.req_header().headers);
-    match &admitted {
-        Ok(admitted) => {
-            ctx.record.caller = Some(Arc::clone(&admitted.caller));
-            ctx.decision = admitted.decision;
-        }
-        Err(Rejection::RateLimited { caller, .. }) => ctx.record.caller = Some(Arc::clone(caller)),
-        Err(_) => {}
-    }
-    admitted
 }
 
 fn enter(ctx: &mut Ctx, view: &View, server: &str, id: Option<Id>) -> Result<Arc<Upstream>, Rejection> {
@@ -215,7 +202,8 @@ async fn answer(
     waiter: Waiter,
     asked: Asked,
 ) -> Result<(), Rejection> {
-    let Waiter { admitted, upstream, id, style } = waiter;
+    let Waiter { mut admitted, upstream, id, style } = waiter;
+    pay(proxy, ctx, &mut admitted, &upstream, asked.method)?;
     // A client of the modern era cancels by leaving; one of the legacy era only lost its connection, and its call
     // goes on (2026-07-28 and 2025-11-25/basic/transports). A stream without a client is of no use in either.
     let leaving_cancels = asked.era == Era::Modern || asked.method == Method::Stream;
@@ -238,13 +226,29 @@ async fn answer(
     ctx.record.outcome = outcome;
     ctx.record.upstream_time = Some(upstream_time);
     ctx.record.attempts = attempts;
-    if let Some(decision) = &admitted.decision {
+    if let Some(decision) = &ctx.tally.decision {
         super::rejection::rate_headers(&mut reply.headers, decision);
     }
     let watching = write::Watching { leaving_cancels, id, draining: proxy.draining.clone() };
     write::reply(session, ctx, reply, Some(watching)).await;
     drop(in_flight);
     Ok(())
+}
+
+/// Asks every limit on the way, and pays. A caller that may not use the server is refused by the hub, and pays what is
+/// asked of any refusal.
+fn pay(
+    proxy: &Proxy,
+    ctx: &mut Ctx,
+    admitted: &mut Admitted,
+    upstream: &Upstream,
+    method: Method,
+) -> Result<(), Rejection> {
+    if !admitted.caller.may_use(upstream.server.id.as_str()) {
+        return Ok(());
+    }
+    let tool = ctx.record.tool.as_deref().filter(|_| method == Method::ToolsCall);
+    proxy.admission.pay(admitted, (&upstream.server, tool), method != Method::Stream, &mut ctx.tally)
 }
 
 /// A call that was sent and failed still took the upstream's time.
