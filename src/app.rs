@@ -77,9 +77,11 @@ pub enum StartError {
     Internal(String),
 }
 
-/// Runs the gateway until a signal ends it. `variables` answer `${NAME}` in the catalog.
-pub fn run(conf: &Conf, variables: Vec<(String, String)>) -> Result<(), StartError> {
+/// Runs the gateway until a signal ends it. `variables` answer `${NAME}` in the catalog; `warnings` are what was found
+/// in the configuration, for the log.
+pub fn run(conf: &Conf, warnings: &Mistakes, variables: Vec<(String, String)>) -> Result<(), StartError> {
     telemetry::init_log(&conf.log);
+    warn_of(warnings);
     let started = (Instant::now(), SystemTime::now());
     listen::raise_descriptor_limit();
     make_state_dir(conf)?;
@@ -87,6 +89,12 @@ pub fn run(conf: &Conf, variables: Vec<(String, String)>) -> Result<(), StartErr
     let demo = Demo::prepare(conf, variables)?;
     let built = build(conf, &demo, &bound, started)?;
     serve(conf, demo, bound, built)
+}
+
+fn warn_of(warnings: &Mistakes) {
+    for warning in &warnings.list {
+        tracing::warn!("{}", warning.one_line());
+    }
 }
 
 fn make_state_dir(conf: &Conf) -> Result<(), StartError> {
@@ -127,6 +135,7 @@ fn build(
     let observer = Arc::new(observe::Counted::new(Arc::clone(&meters)));
     let bridge = open_bridge(conf, observer)?;
     let catalog = Arc::new(demo.load(conf)?);
+    warn_of(&catalog.warnings);
     bridge.reconcile(&catalog);
     meters.reloaded(catalog.generation, started.0.elapsed());
     let idle = conf.limits.idle_connections_max;

@@ -37,6 +37,9 @@ enum Verb {
         /// How mistakes are told.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
+        /// Fail on warnings, too.
+        #[arg(long)]
+        strict: bool,
     },
     /// Print a JSON Schema (draft-07) for editors.
     Schema {
@@ -136,7 +139,7 @@ impl Files {
 pub fn main() -> ExitCode {
     let done = match Command::parse().verb {
         Verb::Run(files) => run(files),
-        Verb::Validate { files, format } => check::validate(files, format),
+        Verb::Validate { files, format, strict } => check::validate(files, format, strict),
         Verb::Schema { of } => print_json(&match of {
             SchemaOf::Catalog => catalog::schema(),
             SchemaOf::Config => conf::schema(),
@@ -161,7 +164,7 @@ type Done = Result<ExitCode, Failure>;
 
 fn run(files: Files) -> Done {
     let loaded = files.load().map_err(|mistakes| check::report(&mistakes))?;
-    match app::run(&loaded.conf, conf::environment()) {
+    match app::run(&loaded.conf, &loaded.warnings, conf::environment()) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(app::StartError::Catalog(mistakes)) => Err(check::report(&mistakes)),
         Err(error) => Err(format!("error: {error}")),

@@ -98,13 +98,16 @@ impl Reload {
         self.failure.lock().take();
         self.meters.reloaded(snapshot.generation, started.elapsed());
         tracing::info!(generation = snapshot.generation, "{changes}");
+        for warning in &snapshot.warnings.list {
+            tracing::warn!("{}", warning.one_line());
+        }
         Ok(changes)
     }
 
     fn failed(&self, mistakes: &Mistakes) {
         self.meters.reload_failed();
         tracing::error!("the catalog was not reloaded; the previous one stays in force\n{mistakes}");
-        let first = mistakes.list.first();
+        let first = mistakes.first();
         let place = first.map_or_else(String::new, |m| {
             format!("{}:{}:{} {} ({} in all)", m.file, m.line, m.column, m.code.as_str(), mistakes.list.len())
         });
