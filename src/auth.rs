@@ -20,7 +20,7 @@ use crate::conf;
 use api_key::ApiKeys;
 use credentials::Credential;
 use jwt::Tokens;
-pub use policy::{Allowed, Denied, allow};
+pub use policy::{Allowed, Demand, Denied, ItemKind, Policy, Rulebook, Sight, Verdict, Why, allow};
 
 /// Who is calling, after authentication.
 #[derive(Debug, Clone)]
