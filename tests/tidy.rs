@@ -33,7 +33,8 @@ const LONG_FUNCTIONS: &[(&str, usize)] = &[
 ];
 
 /// Who may name Pingora's crates: a room, or a file. `upstream` uses its load balancing and health checks.
-const NAME_PINGORA: &[&str] = &["app", "proxy", "src/upstream/health.rs", "src/upstream/select.rs"];
+const NAME_PINGORA: &[&str] =
+    &["app", "listener", "proxy", "src/upstream/health.rs", "src/upstream/select.rs"];
 /// Who may name axum.
 const NAME_AXUM: &[&str] = &["control", "profile"];
 

@@ -142,7 +142,7 @@ pub struct Remote {
     /// Headers added to every upstream request: the upstream's own credentials. Values are marked sensitive.
     pub headers: HeaderMap,
     /// What the gateway shows of itself besides those headers.
-    pub credential: Option<Credential>,
+    pub credential: Option<Box<Credential>>,
     /// How health is checked.
     pub health: Health,
 }

@@ -7,18 +7,18 @@ use http::{HeaderMap, Uri, header};
 use pingora_http::RequestHeader;
 use prometheus::IntCounter;
 
+use super::framing;
 use super::rejection::Rejection;
-use crate::auth::{AuthError, Authenticator, Caller, CallerKind};
-use crate::conf::{Conf, Limits, Rate};
+use crate::auth::{AuthError, Caller, CallerKind, Entrance, InForce};
+use crate::conf::{Conf, Limits};
 use crate::limit::{Buckets, Decision, Gate, Permit};
 use crate::telemetry::Meters;
 
 /// Decides who gets in.
 pub struct Admission {
-    authenticator: Arc<Authenticator>,
+    entrance: Arc<Entrance>,
     buckets: Arc<Buckets>,
     gate: Gate,
-    rate: Option<Rate>,
     names: Names,
     limits: Limits,
     meters: Arc<Meters>,
@@ -47,7 +47,7 @@ impl Admission {
     /// Admission as `conf` says.
     pub fn new(
         conf: &Conf,
-        authenticator: Arc<Authenticator>,
+        entrance: Arc<Entrance>,
         buckets: Arc<Buckets>,
         gate: Gate,
         meters: Arc<Meters>,
@@ -65,19 +65,10 @@ impl Admission {
             Some(listener) => Names { hosts: lower(&listener.hosts), origins: lower(&listener.origins) },
             None => Names { hosts: Vec::new(), origins: Vec::new() },
         };
-        Self {
-            authenticator,
-            buckets,
-            gate,
-            rate: conf.access.limit.and_then(|limit| limit.rate),
-            names,
-            limits: conf.limits,
-            authentications,
-            meters,
-        }
+        Self { entrance, buckets, gate, names, limits: conf.limits, authentications, meters }
     }
 
-    /// Checks what needs no caller: sizes of the head, `Host` and `Origin`.
+    /// Checks what needs no caller: sizes of the head, how the body is framed, `Host` and `Origin`.
     pub(super) fn inspect(&self, request: &RequestHeader) -> Result<(), Rejection> {
         let path = request.uri.path_and_query().map_or(0, |path| path.as_str().len());
         if path > self.limits.uri_bytes_max {
@@ -88,17 +79,16 @@ impl Admission {
         if request.headers.len() > self.limits.header_count_max || bytes > self.limits.header_bytes_max {
             return Err(Rejection::HeadersTooLarge);
         }
+        framing::check(&request.headers)?;
         self.names.check(&request.uri, &request.headers)
     }
 
     /// Hop 2: who calls, whether the caller's bucket has a token, and a place among the calls in flight.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Admitted, Rejection> {
-        let caller = self.authenticate(headers)?;
-        let decision = caller
-            .limit
-            .and_then(|limit| limit.rate)
-            .or(self.rate)
-            .map(|rate| self.buckets.take(caller.id, rate));
+        let in_force = self.entrance.in_force();
+        let caller = self.authenticate(&in_force, headers)?;
+        let rate = caller.limit.or(in_force.access.limit).and_then(|limit| limit.rate);
+        let decision = rate.map(|rate| self.buckets.take(caller.id, rate));
         if let Some(decision) = decision.filter(|decision| !decision.allowed) {
             self.meters.rate_limited("caller");
             return Err(Rejection::RateLimited { decision, caller });
@@ -107,8 +97,8 @@ impl Admission {
         Ok(Admitted { caller, decision, _permit: permit })
     }
 
-    fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Rejection> {
-        match self.authenticator.authenticate(headers) {
+    fn authenticate(&self, in_force: &InForce, headers: &HeaderMap) -> Result<Arc<Caller>, Rejection> {
+        match in_force.authenticator.authenticate(headers) {
             Ok(caller) => {
                 match caller.kind {
                     CallerKind::Anonymous => self.authentications.anonymous.inc(),

@@ -24,12 +24,13 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 use tower_service::Service;
 
 use crate::catalog::Remote;
+use crate::egress::tls_config;
 
 /// Idle connections are closed before the usual 5 s of Node and uvicorn, so that a call rarely meets a dying one.
 const IDLE: Duration = Duration::from_secs(4);
@@ -249,23 +250,6 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// TLS by rustls on ring, with the system's root certificates or none.
-fn tls_config(with_roots: bool) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    if with_roots {
-        let found = rustls_native_certs::load_native_certs();
-        for error in &found.errors {
-            tracing::warn!(%error, "a root certificate of the system cannot be read");
-        }
-        roots.add_parsable_certificates(found.certs);
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    match ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions() {
-        Ok(builder) => builder.with_root_certificates(roots).with_no_client_auth(),
-        Err(error) => unreachable!("ring has the suites of TLS 1.2 and 1.3: {error}"),
     }
 }
 
