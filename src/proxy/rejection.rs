@@ -3,13 +3,17 @@
 //!
 //! The words are ours: no text of an upstream, no address and no name that the caller may not see is in them.
 
+mod denied;
+
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use super::headers::REQUEST_ID;
+use crate::auth::Denied;
 use crate::hub::{HubError, Lie};
 use crate::limit::{Decision, Layer};
-use crate::mcp::{Code, HeaderFault, Id, Malformed, MalformedKind, RpcError};
+use crate::mcp::{Code, Era, HeaderFault, Id, Malformed, MalformedKind, RpcError};
 use crate::reply::{Body, Reply};
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
@@ -18,7 +22,9 @@ use crate::upstream::UpstreamError;
 #[derive(Debug)]
 pub(super) enum Rejection {
     NoDoor,
-    WrongMethod { allow: &'static str },
+    WrongMethod {
+        allow: &'static str,
+    },
     NoHost,
     Host,
     Origin,
@@ -27,17 +33,41 @@ pub(super) enum Rejection {
     NoCredential,
     BadCredential,
     Limited(Limited),
-    BodyTooLarge { bytes_max: usize },
+    BodyTooLarge {
+        bytes_max: usize,
+    },
     BodyTooSlow,
     BodyBroken,
     Encoded,
     NotJsonType,
-    NotAcceptable { accept: &'static str },
+    NotAcceptable {
+        accept: &'static str,
+    },
     Malformed(Malformed),
-    HeaderMismatch { fault: HeaderFault, id: Option<Id> },
-    NoServerId { place: &'static str },
-    UnknownServer { server: String, id: Option<Id> },
-    Hub { error: HubError, server: String, id: Option<Id> },
+    HeaderMismatch {
+        fault: HeaderFault,
+        id: Option<Id>,
+    },
+    NoServerId {
+        place: &'static str,
+    },
+    UnknownServer {
+        server: String,
+        id: Option<Id>,
+    },
+    /// The policy's word. `wanted` says whether the client waits for a response.
+    Denied {
+        denied: Denied,
+        server: String,
+        era: Era,
+        wanted: bool,
+        id: Option<Id>,
+    },
+    Hub {
+        error: HubError,
+        server: String,
+        id: Option<Id>,
+    },
     Raw(RawFault),
     ForwardFailed,
 }
@@ -206,10 +236,8 @@ impl Rejection {
             Self::NoServerId { place } => {
                 Row { words: format!("{place} required"), ..bad(S::BAD_REQUEST, "no_server_id", "") }
             }
-            Self::UnknownServer { server, .. } => Row {
-                words: format!("Server '{server}' not found"),
-                ..row(S::NOT_FOUND, Code::NOT_FOUND, "unknown_server", "", Denied)
-            },
+            Self::UnknownServer { server, .. } => unknown_server(server),
+            Self::Denied { denied, server, era, wanted, .. } => denied::row(denied, server, *era, *wanted),
             Self::Hub { error, server, .. } => hub_row(error, server),
             Self::Raw(fault) => fault.row(),
             Self::ForwardFailed => row(
@@ -222,9 +250,14 @@ impl Rejection {
         }
     }
 
-    /// Its stable name.
+    /// Its stable name, as the log has it: of a denial it says more than the caller is told.
     pub(super) fn reason(&self) -> &'static str {
-        self.row().reason
+        match self {
+            Self::Denied { denied, .. } | Self::Hub { error: HubError::Denied(denied), .. } => {
+                denied.reason()
+            }
+            _ => self.row().reason,
+        }
     }
 
     /// What it counts as.
@@ -240,9 +273,10 @@ impl Rejection {
     fn id(&self) -> Option<&Id> {
         match self {
             Self::Malformed(malformed) => malformed.id.as_ref(),
-            Self::HeaderMismatch { id, .. } | Self::UnknownServer { id, .. } | Self::Hub { id, .. } => {
-                id.as_ref()
-            }
+            Self::HeaderMismatch { id, .. }
+            | Self::UnknownServer { id, .. }
+            | Self::Denied { id, .. }
+            | Self::Hub { id, .. } => id.as_ref(),
             _ => None,
         }
     }
@@ -253,7 +287,10 @@ impl Rejection {
         let rpc = match style {
             Style::Mcp => true,
             Style::OpenMcp => {
-                matches!(self, Self::Malformed(_) | Self::UnknownServer { .. } | Self::Hub { .. })
+                matches!(
+                    self,
+                    Self::Malformed(_) | Self::UnknownServer { .. } | Self::Denied { .. } | Self::Hub { .. }
+                )
             }
             Style::Plain => false,
         };
@@ -264,7 +301,9 @@ impl Rejection {
             Self::Limited(limited) => Some(limited.layer()),
             _ => None,
         };
-        let body = if rpc {
+        let body = if row.status == StatusCode::ACCEPTED {
+            Bytes::new()
+        } else if rpc {
             let mut data = json!({"reason": row.reason, "requestId": request_id});
             if let (Some(layer), Some(data)) = (layer, data.as_object_mut()) {
                 data.insert("layer".into(), layer.into());
@@ -281,7 +320,9 @@ impl Rejection {
             body.to_string().into()
         };
         let mut headers = HeaderMap::with_capacity(8);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if !body.is_empty() {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         self.add_headers(&mut headers, style);
         if let Ok(id) = HeaderValue::from_str(request_id) {
             headers.insert(REQUEST_ID, id);
@@ -312,6 +353,7 @@ impl Rejection {
             Self::WrongMethod { allow } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
             }
+            Self::Denied { denied, .. } => denied::add_headers(denied, headers),
             Self::Limited(limited) => {
                 if let Some(seconds) = limited.retry_after_seconds() {
                     headers.insert(header::RETRY_AFTER, seconds.into());
@@ -325,6 +367,17 @@ impl Rejection {
             }
             _ => {}
         }
+    }
+}
+
+/// A server that is not there, or not for the caller.
+fn unknown_server(server: &str) -> Row {
+    Row {
+        status: StatusCode::NOT_FOUND,
+        code: Code::NOT_FOUND,
+        reason: "unknown_server",
+        words: format!("Server '{server}' not found"),
+        outcome: Outcome::Denied,
     }
 }
 
@@ -351,13 +404,8 @@ fn hub_row(error: &HubError, server: &str) -> Row {
     use StatusCode as S;
     let row = |status, code, reason, words, outcome| Row { status, code, reason, words, outcome };
     match error {
-        HubError::Denied(_) => row(
-            S::FORBIDDEN,
-            Code::FORBIDDEN,
-            "forbidden",
-            format!("not allowed: server '{server}'"),
-            Outcome::Denied,
-        ),
+        // The exchange makes it a rejection of its own, which knows the era.
+        HubError::Denied(denied) => denied::row(denied, server, Era::Legacy, true),
         // 404 is what makes a client open a new session (2025-11-25/basic/transports, "Session Management").
         HubError::Session(_) => row(
             S::NOT_FOUND,
