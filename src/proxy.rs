@@ -18,6 +18,7 @@ mod names;
 mod record;
 mod rejection;
 mod route;
+mod toll;
 mod write;
 
 use std::sync::Arc;
@@ -48,6 +49,7 @@ use door::Door;
 use forward::Forward;
 use record::Record;
 use rejection::Rejection;
+use toll::Tally;
 
 /// Pingora's proxy as we fill it in.
 pub struct Proxy {
@@ -77,16 +79,32 @@ impl Proxy {
         // Every connection comes from a listener of ours.
         let connection = Connection::of(session).ok_or_else(|| Error::new(ErrorType::InternalError))?;
         let request = session.req_header();
-        let address = client::address(connection, &request.headers);
-        ctx.record.client = Some(address);
+        ctx.record.client = Some(client::address(connection, &request.headers));
         let door = Door::find(request).open_to(&connection.listener.doors, request.uri.path());
         ctx.record.door = door.name();
-        let inspected = client::check(connection, address)
-            .and_then(|()| self.admission.inspect(&connection.listener, request));
+        let inspected = self.look_at_head(connection, request, ctx, &door);
         if inspected.is_ok() && door.is_for_pages() {
             ctx.origin = cors::origin(&request.headers);
         }
         Ok((door, inspected))
+    }
+
+    /// What can be refused before anybody looks at the body or at a credential.
+    fn look_at_head(
+        &self,
+        connection: &Connection,
+        request: &RequestHeader,
+        ctx: &mut Ctx,
+        door: &Door,
+    ) -> Inspected {
+        let address = ctx.record.client.unwrap_or(connection.peer.ip());
+        client::check(connection, address)?;
+        if !door.is_probe(request) {
+            self.admission.arrive(address, &mut ctx.tally)?;
+        }
+        self.admission.inspect(&connection.listener, request)?;
+        // The control plane asks for the caller's token itself.
+        if matches!(door, Door::Control) { self.admission.settle(&mut ctx.tally) } else { Ok(()) }
     }
 
     /// Ends open streams and asks clients to reconnect elsewhere once `draining` turns true.
@@ -103,8 +121,8 @@ type Inspected = std::result::Result<(), Rejection>;
 pub struct Ctx {
     record: Record,
     stage: Stage,
-    /// What the caller's bucket said, for every answer after admission.
-    decision: Option<Decision>,
+    /// What the request owes to buckets, and what the tightest of them said.
+    tally: Tally,
     broken: AtomicBool,
     write_timeout: Duration,
     /// The pace of a forwarded body, from its first piece on.
@@ -128,7 +146,7 @@ impl ProxyHttp for Proxy {
         Ctx {
             record: self.recorder.begin(),
             stage: Stage::Arrived,
-            decision: None,
+            tally: Tally::default(),
             broken: AtomicBool::new(false),
             write_timeout: self.limits.write_timeout,
             pace: None,
@@ -194,6 +212,8 @@ impl ProxyHttp for Proxy {
             },
         };
         if let Some(rejection) = refused {
+            // Whoever is refused pays for it, and is told so if that is more than there is.
+            let rejection = self.admission.settle(&mut ctx.tally).err().unwrap_or(rejection);
             Box::pin(write::refuse(session, ctx, &rejection, style)).await?;
         }
         ctx.stage = Stage::Answered;
@@ -257,8 +277,13 @@ impl ProxyHttp for Proxy {
         if let Stage::Forwarding(forward) = &ctx.stage {
             forward.clean(response);
         }
-        for (name, number) in ctx.decision.iter().flat_map(Decision::headers) {
-            response.insert_header(name, number.to_string())?;
+        let limits = ctx.tally.decision.iter().flat_map(Decision::headers);
+        // The control plane speaks of the caller's bucket, which is closer.
+        let said = matches!(&ctx.stage, Stage::Forwarding(forward) if forward.is_ours());
+        for (name, value) in limits {
+            if !said || !response.headers.contains_key(&name) {
+                response.insert_header(name, value)?;
+            }
         }
         Ok(())
     }
