@@ -11,7 +11,7 @@ mod listen;
 mod observe;
 mod sidecar;
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,25 +20,26 @@ use std::time::SystemTime;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::GenBackgroundService;
-use pingora_proxy::http_proxy_service;
+use pingora_proxy::http_proxy;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::auth::Authenticator;
+use crate::auth::Entrance;
 use crate::bridge::{Bridge, BridgeError, Observer};
 use crate::catalog::{self, Snapshot};
-use crate::conf::Conf;
-use crate::control::{Control, Reload};
+use crate::conf::{AuditSink, Conf, Loaded, Sources};
+use crate::control::{Control, Reload, Settings};
 use crate::document::Mistakes;
 use crate::hub::Hub;
 use crate::limit::{Buckets, Gate};
+use crate::listener::{self, ListenError, Listening};
 use crate::proxy::{Admission, Forwarding, Proxy, Recorder};
 use crate::session::{self, Sealer};
-use crate::telemetry::{self, AccessLog, Meters};
+use crate::telemetry::{self, AccessLog, Audit, Meters};
 use crate::upstream::Fleet;
 use demo::Demo;
 use drain::Drain;
-use listen::{Bound, Listening};
+use listen::ProxyService;
 use sidecar::{BridgeService, Sidecar};
 
 /// Gateways that may share a state directory: more are a loop that starts them.
@@ -50,18 +51,21 @@ pub enum StartError {
     /// The catalog is wrong.
     #[error(transparent)]
     Catalog(#[from] Mistakes),
-    /// The address is taken or not ours.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: std::net::SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    /// A listener cannot be used.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The state directory cannot be used.
     #[error("state directory {}: {source}", path.display())]
     State {
         /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The audit log cannot be opened.
+    #[error("audit log {}: {source}", path.display())]
+    Audit {
+        /// The file.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
@@ -77,16 +81,26 @@ pub enum StartError {
     Internal(String),
 }
 
-/// Runs the gateway until a signal ends it. `variables` answer `${NAME}` in the catalog.
-pub fn run(conf: &Conf, variables: Vec<(String, String)>) -> Result<(), StartError> {
+/// Runs the gateway with what was `loaded` from `sources` until a signal ends it. The sources' environment answers
+/// `${NAME}` in the catalog.
+pub fn run(loaded: Loaded, sources: Sources) -> Result<(), StartError> {
+    let Loaded { conf, warnings, file, .. } = loaded;
+    let conf = &conf;
     telemetry::init_log(&conf.log);
+    warn_of(&warnings);
     let started = (Instant::now(), SystemTime::now());
     listen::raise_descriptor_limit();
     make_state_dir(conf)?;
-    let bound = Bound::bind(conf)?;
-    let demo = Demo::prepare(conf, variables)?;
-    let built = build(conf, &demo, &bound, started)?;
-    serve(conf, demo, bound, built)
+    let listening = Listening::bind(conf)?;
+    let demo = Demo::prepare(conf, sources.env.clone())?;
+    let built = build(conf, &demo, (sources, file), started)?;
+    serve(conf, demo, listening, built)
+}
+
+fn warn_of(warnings: &Mistakes) {
+    for warning in &warnings.list {
+        tracing::warn!("{}", warning.one_line());
+    }
 }
 
 fn make_state_dir(conf: &Conf) -> Result<(), StartError> {
@@ -101,6 +115,9 @@ struct Built {
     bridge: Arc<Bridge>,
     control: Arc<Control>,
     access_log: AccessLog,
+    /// The audit log and its file, if it has one of its own.
+    audit_log: Option<(AccessLog, File)>,
+    meters: Arc<Meters>,
     proxy: Proxy,
     gate: Gate,
     phases: Phases,
@@ -117,7 +134,7 @@ struct Phases {
 fn build(
     conf: &Conf,
     demo: &Demo,
-    bound: &Bound,
+    (sources, file): (Sources, Option<PathBuf>),
     started: (Instant, SystemTime),
 ) -> Result<Built, StartError> {
     let internal = |error: &dyn std::fmt::Display| StartError::Internal(error.to_string());
@@ -127,37 +144,41 @@ fn build(
     let observer = Arc::new(observe::Counted::new(Arc::clone(&meters)));
     let bridge = open_bridge(conf, observer)?;
     let catalog = Arc::new(demo.load(conf)?);
+    warn_of(&catalog.warnings);
     bridge.reconcile(&catalog);
     meters.reloaded(catalog.generation, started.0.elapsed());
     let idle = conf.limits.idle_connections_max;
     let fleet = Arc::new(Fleet::new(catalog, bridge.socket(), idle, Arc::clone(&meters)));
     let hub = Arc::new(Hub::new(Arc::clone(&fleet), sealer, conf.limits));
-    let source = demo.source(conf);
-    let reload = Arc::new(Reload::new(source, fleet, Arc::clone(&bridge), Arc::clone(&meters)));
-    let authenticator = Arc::new(Authenticator::new(&conf.access.auth));
+    let entrance = Arc::new(Entrance::new(conf.access.clone()));
     let buckets = Arc::new(Buckets::new(conf.limits.buckets_max));
     let gate = Gate::new(conf.limits.in_flight_max);
     let phases = Phases::new();
+    let access_log = AccessLog::default();
+    let (audit, audit_log) = audit(conf, &access_log)?;
+    let shown = || (Arc::clone(&meters), audit.clone());
+    let places = (fleet, Arc::clone(&bridge));
+    let reload = Arc::new(Reload::new(demo.source(conf), places, Arc::clone(&entrance), shown()));
+    let settings = Settings::new(sources, file, conf.clone(), Arc::clone(&entrance), shown());
     let control_socket = bridge.socket().with_file_name("control.sock");
     let forwarding = Forwarding::new(&control_socket).map_err(|e| internal(&e))?;
     let control = Arc::new(Control {
-        authenticator: Arc::clone(&authenticator),
+        entrance: Arc::clone(&entrance),
         buckets: Arc::clone(&buckets),
-        limit: conf.access.limit,
         hub: Arc::clone(&hub),
         bridge: Arc::clone(&bridge),
         meters: Arc::clone(&meters),
+        audit: audit.clone(),
         reload,
+        settings,
         draining: phases.draining.subscribe(),
         started,
     });
-    let admission = Admission::new(conf, authenticator, buckets, gate.clone(), Arc::clone(&meters));
-    let access_log = AccessLog::default();
-    let recorder = Recorder::new(access_log.clone(), meters);
+    let admission = Admission::new(conf, entrance, buckets, gate.clone(), Arc::clone(&meters));
+    let recorder = Recorder::new(access_log.clone(), audit, Arc::clone(&meters));
     let proxy = Proxy::new(Arc::clone(&hub), admission, forwarding, recorder, conf.limits);
     let proxy = proxy.drain_on(phases.draining.subscribe());
-    tracing::debug!(address = %bound.address, "built");
-    Ok(Built { hub, bridge, control, access_log, proxy, gate, phases, control_socket })
+    Ok(Built { hub, bridge, control, access_log, audit_log, meters, proxy, gate, phases, control_socket })
 }
 
 /// The bridge in the state directory. A gateway that runs beside another one on the same directory shares its session
@@ -181,9 +202,10 @@ impl Phases {
 }
 
 /// Starts the services and stays until they have ended.
-fn serve(conf: &Conf, demo: Demo, bound: Bound, built: Built) -> Result<(), StartError> {
-    let Built { hub, bridge, control, access_log, proxy, gate, phases, control_socket } = built;
-    let announcement = announce::Announcement::new(conf, &demo, &bound, &hub);
+fn serve(conf: &Conf, demo: Demo, listening: Listening, built: Built) -> Result<(), StartError> {
+    let Built { hub, bridge, control, access_log, audit_log, meters, proxy, gate, phases, control_socket } =
+        built;
+    let announcement = announce::Announcement::new(conf, &demo, listening.bound(), &hub);
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(conf));
     let bridge_socket = bridge.socket().to_owned();
     let bridge_service =
@@ -195,26 +217,50 @@ fn serve(conf: &Conf, demo: Demo, bound: Bound, built: Built) -> Result<(), Star
         samples: demo.into_listener(),
         stopping: phases.stopping.subscribe(),
     };
-    let proxy = http_proxy_service(&server.configuration, proxy);
-    let draining = phases.draining.subscribe();
-    let listening = Listening::new(proxy, bound, draining, vec![bridge_socket, control_socket], announcement);
+    let mut proxy = http_proxy(&server.configuration, proxy);
+    let (server_options, h2_options) = listener::http_options(&conf.limits);
+    (proxy.server_options, proxy.h2_options) = (Some(server_options), Some(h2_options));
+    let proxy = ProxyService {
+        proxy: Arc::new(proxy),
+        listening: Some(listening),
+        meters,
+        draining: phases.draining.subscribe(),
+        private: vec![bridge_socket, control_socket],
+        announcement,
+    };
     server.add_service(GenBackgroundService::new("bridge".into(), Arc::new(bridge_service)));
     server.add_service(GenBackgroundService::new("sidecar".into(), Arc::new(sidecar)));
-    server.add_service(listening);
-    write_access_log(&access_log);
-    let drain = Drain { phases, gate, patience: conf.drain, access_log };
+    server.add_service(proxy);
+    write_log(&access_log, std::io::stdout());
+    let mut logs = vec![access_log];
+    if let Some((log, file)) = audit_log {
+        write_log(&log, file);
+        logs.push(log);
+    }
+    let drain = Drain { phases, gate, patience: conf.drain, logs };
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
     Ok(())
 }
 
-/// The access log's own thread: a slow reader of standard output must hold up nothing else.
-fn write_access_log(log: &AccessLog) {
+/// Where audit lines go, and the log and file that want a thread of their own.
+fn audit(conf: &Conf, access_log: &AccessLog) -> Result<(Audit, Option<(AccessLog, File)>), StartError> {
+    match &conf.log.audit {
+        AuditSink::Off => Ok((Audit::off(), None)),
+        AuditSink::Stdout => Ok((Audit::to(access_log.clone()), None)),
+        AuditSink::File(path) => {
+            let file =
+                Audit::open(path).map_err(|source| StartError::Audit { path: path.clone(), source })?;
+            let log = AccessLog::default();
+            Ok((Audit::to(log.clone()), Some((log, file))))
+        }
+    }
+}
+
+/// A log's own thread: a slow reader of standard output must hold up nothing else.
+fn write_log(log: &AccessLog, out: impl std::io::Write + Send + 'static) {
     let log = log.clone();
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "one thread that writes the access log until `AccessLog::close`"
-    )]
-    std::thread::spawn(move || log.run(std::io::stdout()));
+    #[expect(clippy::disallowed_methods, reason = "one thread that writes a log until `AccessLog::close`")]
+    std::thread::spawn(move || log.run(out));
 }
 
 fn pingora_conf(conf: &Conf) -> ServerConf {

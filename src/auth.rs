@@ -7,6 +7,7 @@
 
 mod api_key;
 mod credentials;
+mod entrance;
 mod jwt;
 mod policy;
 
@@ -19,6 +20,7 @@ use http::HeaderMap;
 use crate::conf;
 use api_key::ApiKeys;
 use credentials::Credential;
+pub use entrance::{Entrance, InForce};
 use jwt::Tokens;
 pub use policy::{Allowed, Denied, allow};
 

@@ -6,6 +6,7 @@
 
 mod check;
 mod healthcheck;
+mod routes;
 mod samples;
 
 use std::io::{self, Write as _};
@@ -37,6 +38,9 @@ enum Verb {
         /// How mistakes are told.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
+        /// Fail on warnings, too.
+        #[arg(long)]
+        strict: bool,
     },
     /// Print a JSON Schema (draft-07) for editors.
     Schema {
@@ -48,6 +52,13 @@ enum Verb {
     Config {
         #[command(subcommand)]
         verb: ConfigVerb,
+    },
+    /// Print every route of the gateway and who may use it: anybody (`public`), a caller, or one who may use every
+    /// server (`admin`).
+    Routes {
+        /// How they are told.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
     },
     /// Ask a running gateway whether it is ready; exit 0 if so.
     Healthcheck(Files),
@@ -121,6 +132,10 @@ enum SchemaOf {
 
 impl Files {
     fn load(self) -> Result<Loaded, Mistakes> {
+        conf::load(self.sources())
+    }
+
+    fn sources(self) -> Sources {
         let flags = Flags {
             listen: self.listen,
             catalog: self.catalog,
@@ -128,7 +143,7 @@ impl Files {
             log_level: self.log_level,
             log_format: self.log_format,
         };
-        conf::load(Sources { file: self.config, env: conf::environment(), flags })
+        Sources { file: self.config, env: conf::environment(), flags }
     }
 }
 
@@ -136,12 +151,13 @@ impl Files {
 pub fn main() -> ExitCode {
     let done = match Command::parse().verb {
         Verb::Run(files) => run(files),
-        Verb::Validate { files, format } => check::validate(files, format),
+        Verb::Validate { files, format, strict } => check::validate(files, format, strict),
         Verb::Schema { of } => print_json(&match of {
             SchemaOf::Catalog => catalog::schema(),
             SchemaOf::Config => conf::schema(),
         }),
         Verb::Config { verb: ConfigVerb::Show { files, format } } => show(files, format),
+        Verb::Routes { format } => routes::list(format),
         Verb::Healthcheck(files) => healthcheck::ask(files),
         Verb::Sample { transport, listen } => samples::serve(transport, listen),
         Verb::Completion { shell } => {
@@ -160,8 +176,9 @@ type Failure = String;
 type Done = Result<ExitCode, Failure>;
 
 fn run(files: Files) -> Done {
-    let loaded = files.load().map_err(|mistakes| check::report(&mistakes))?;
-    match app::run(&loaded.conf, conf::environment()) {
+    let sources = files.sources();
+    let loaded = conf::load(sources.clone()).map_err(|mistakes| check::report(&mistakes))?;
+    match app::run(loaded, sources) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(app::StartError::Catalog(mistakes)) => Err(check::report(&mistakes)),
         Err(error) => Err(format!("error: {error}")),

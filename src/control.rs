@@ -2,11 +2,13 @@
 //! Not here: MCP itself (`proxy`, `hub`). Pingora forwards to this room's private socket like to any upstream, so it
 //! authenticates by itself, through the same `auth` room.
 
+mod audit;
 mod error;
 mod health;
 mod redact;
 mod reload;
 mod servers;
+mod settings;
 mod stats;
 
 use std::sync::Arc;
@@ -15,37 +17,40 @@ use std::time::SystemTime;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::auth::{AuthError, Authenticator, Caller};
+use crate::auth::{AuthError, Caller, Entrance};
 use crate::bridge::Bridge;
-use crate::conf::Limit;
+use crate::conf::Access;
 use crate::hub::Hub;
 use crate::limit::{Buckets, Decision, Draw, Layer};
-use crate::telemetry::Meters;
+use crate::telemetry::{Audit, Meters};
 use error::ControlError;
 pub use reload::{CatalogSource, Reload};
+pub use settings::Settings;
 
 /// What the routes work on.
 pub struct Control {
-    /// Who may call.
-    pub authenticator: Arc<Authenticator>,
+    /// Who may call, and how often.
+    pub entrance: Arc<Entrance>,
     /// Their buckets, the same ones as the proxy's.
     pub buckets: Arc<Buckets>,
-    /// The limit of callers that have none of their own.
-    pub limit: Option<Limit>,
     /// Servers and sessions.
     pub hub: Arc<Hub>,
     /// Children.
     pub bridge: Arc<Bridge>,
     /// Metrics.
     pub meters: Arc<Meters>,
+    /// Where refusals and administrative acts are told.
+    pub audit: Audit,
     /// Loads of the catalog.
     pub reload: Arc<Reload>,
+    /// Loads of the configuration.
+    pub settings: Settings,
     /// True once the gateway shuts down.
     pub draining: watch::Receiver<bool>,
     /// When the gateway started.
@@ -66,23 +71,69 @@ pub async fn serve(control: Arc<Control>, listener: UnixListener, mut stop: watc
     }
 }
 
-/// Routes that need a key, and those that orchestrators ask without one.
+/// Who may use a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Anybody: load balancers and orchestrators ask without a key.
+    Nothing,
+    /// A caller, who sees what it may use.
+    Caller,
+    /// A caller who may use every server.
+    EveryServer,
+}
+
+/// One route: what a request has to be, and who may make it.
+pub struct Route {
+    /// Its method.
+    pub verb: &'static str,
+    /// Its path; `{id}` stands for a server's id.
+    pub path: &'static str,
+    /// Who may use it.
+    pub needs: Needs,
+    handler: fn() -> MethodRouter<Arc<Control>>,
+}
+
+const fn route(
+    verb: &'static str,
+    path: &'static str,
+    needs: Needs,
+    handler: fn() -> MethodRouter<Arc<Control>>,
+) -> Route {
+    Route { verb, path, needs, handler }
+}
+
+/// Every route there is: the router is made of this table, so that none is without a word on who may use it.
+pub const ROUTES: [Route; 10] = [
+    route("GET", "/health", Needs::Nothing, || get(health::health)),
+    route("GET", "/livez", Needs::Nothing, || get(health::livez)),
+    route("GET", "/readyz", Needs::Nothing, || get(health::readyz)),
+    route("GET", "/metrics", Needs::Caller, || get(stats::metrics)),
+    route("GET", "/stats", Needs::Caller, || get(stats::stats)),
+    route("GET", "/servers", Needs::Caller, || get(servers::list)),
+    route("GET", "/servers/{id}", Needs::Caller, || get(servers::detail)),
+    route("POST", "/servers/{id}/start", Needs::Caller, || post(servers::start)),
+    route("POST", "/servers/{id}/stop", Needs::Caller, || post(servers::stop)),
+    route("POST", "/admin/reload", Needs::EveryServer, || post(reload::by_hand)),
+];
+
 fn router(control: Arc<Control>) -> Router {
-    let keyed = Router::new()
-        .route("/stats", get(stats::stats))
-        .route("/metrics", get(stats::metrics))
-        .route("/servers", get(servers::list))
-        .route("/servers/{id}", get(servers::detail))
-        .route("/servers/{id}/start", post(servers::start))
-        .route("/servers/{id}/stop", post(servers::stop))
-        .route("/admin/reload", post(reload::by_hand))
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&control), admit));
-    let open = Router::new()
-        .route("/health", get(health::health))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz));
-    keyed
-        .merge(open)
+    let mut router = Router::new();
+    for route in &ROUTES {
+        let handler = (route.handler)();
+        let handler = match route.needs {
+            Needs::Nothing => handler,
+            Needs::Caller => handler
+                .layer(middleware::from_fn(whole))
+                .layer(middleware::from_fn_with_state(Arc::clone(&control), admit)),
+            Needs::EveryServer => handler
+                .layer(middleware::from_fn(whole))
+                .layer(middleware::from_fn(every_server))
+                .layer(middleware::from_fn_with_state(Arc::clone(&control), admit)),
+        };
+        router = router.route(route.path, handler);
+    }
+    router
+        .layer(middleware::from_fn_with_state(Arc::clone(&control), audit::record))
         .fallback(|| async { ControlError::NotFound("nothing is here".into()) })
         .method_not_allowed_fallback(|| async { ControlError::WrongMethod })
         .with_state(control)
@@ -90,17 +141,39 @@ fn router(control: Arc<Control>) -> Router {
 
 impl Control {
     /// Takes a token from the caller's bucket, which is the same one that its calls draw on.
-    fn take(&self, caller: &Caller) -> Result<Option<Decision>, Decision> {
-        let rate = caller.limit.or(self.limit).and_then(|limit| limit.rate);
+    fn take(&self, access: &Access, caller: &Caller) -> Result<Option<Decision>, Decision> {
+        let rate = caller.limit.or(access.limit).and_then(|limit| limit.rate);
         let key = self.buckets.key(Layer::Caller, &caller.id);
         let draw = rate.map(|rate| Draw { key, rate, cost: 1, layer: Layer::Caller });
         self.buckets.take(draw.as_slice())
     }
 }
 
+/// Lets only those pass who may use every server, and so act on the catalog as a whole.
+async fn every_server(Extension(caller): Admitted, request: Request, next: Next) -> Response {
+    if caller.may_use_all() {
+        next.run(request).await
+    } else {
+        ControlError::Forbidden("this needs a key for all servers").into_response()
+    }
+}
+
+/// A body of the native API: a few settings. It is held in memory.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// Reads a request's body before anything is done, so that nothing is done for one that breaks off.
+async fn whole(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    match axum::body::to_bytes(body, BODY_BYTES_MAX).await {
+        Ok(body) => next.run(Request::from_parts(head, body.into())).await,
+        Err(_) => ControlError::BadRequest("the body is too long or did not come whole").into_response(),
+    }
+}
+
 /// Authenticates a request and takes a token from its caller's bucket.
 async fn admit(State(control): Shared, mut request: Request, next: Next) -> Response {
-    let caller = match control.authenticator.authenticate(request.headers()) {
+    let in_force = Arc::clone(&control.entrance.in_force());
+    let caller = match in_force.authenticator.authenticate(request.headers()) {
         Ok(caller) => caller,
         Err(error) => {
             match error {
@@ -111,15 +184,16 @@ async fn admit(State(control): Shared, mut request: Request, next: Next) -> Resp
         }
     };
     control.meters.authentications(caller.kind.as_str(), "ok").inc();
-    let decision = match control.take(&caller) {
+    let decision = match control.take(&in_force.access, &caller) {
         Ok(decision) => decision,
         Err(decision) => {
             control.meters.rate_limited(decision.layer.as_str());
             return ControlError::RateLimited(decision).into_response();
         }
     };
-    request.extensions_mut().insert(caller);
+    request.extensions_mut().insert(Arc::clone(&caller));
     let mut response = next.run(request).await;
+    response.extensions_mut().insert(audit::Actor(caller));
     if let Some(decision) = &decision {
         error::rate_headers(response.headers_mut(), decision);
     }

@@ -13,7 +13,7 @@ mod schema;
 
 pub use expand::expand_text;
 pub use fields::{At, Entries, Period, Size};
-pub use mistake::{Code, Mistake, Mistakes, Report, Source};
+pub use mistake::{Code, Mistake, Mistakes, Report, Severity, Source};
 pub use schema::schema_of;
 
 use serde::de::DeserializeOwned;

@@ -8,7 +8,7 @@
 //!
 //! # Reading order
 //!
-//! Follow one `tools/call`; its five hops are marked in the doc comments.
+//! Follow one `tools/call`, which comes in at the [`listener`]; its five hops are marked in the doc comments.
 //! 1. [`proxy`]: Pingora's phases; the door that a path leads to.
 //! 2. `proxy/admit`: host, origin, credential, bucket.
 //! 3. `proxy/exchange`: a bounded body becomes a message ([`mcp`]), its era is told, its session unsealed ([`session`]).
@@ -24,9 +24,9 @@
 //!
 //! ```text arrows
 //! main      -> command
-//! command   -> app catalog conf document sample
-//! app       -> auth bridge catalog conf control document hub limit proxy sample session telemetry upstream
-//! proxy     -> auth catalog conf hub limit mcp reply telemetry upstream
+//! command   -> app catalog conf control document proxy sample
+//! app       -> auth bridge catalog conf control document hub limit listener proxy sample session telemetry upstream
+//! proxy     -> auth catalog conf hub limit listener mcp reply telemetry upstream
 //! control   -> auth bridge catalog conf document hub limit telemetry upstream
 //! hub       -> auth catalog conf mcp reply session telemetry upstream
 //! upstream  -> auth bridge catalog egress mcp telemetry
@@ -35,6 +35,7 @@
 //! session   -> conf
 //! auth      -> catalog conf
 //! limit     -> conf
+//! listener  -> conf telemetry
 //! telemetry -> conf mcp
 //! catalog   -> conf document
 //! conf      -> document
@@ -46,8 +47,8 @@
 //!
 //! # Invariants
 //!
-//! * Only `proxy`, `app`, `upstream` and `limit` (its counters) know Pingora, and only `control` knows axum. [`mcp`] does
-//!   no I/O.
+//! * Only `listener`, `proxy`, `app`, `upstream` and `limit` (its counters) know Pingora, and only `control` knows axum.
+//!   [`mcp`] does no I/O.
 //! * Only `proxy` writes to a client; what is decided below is a value ([`reply`], or an error of the room).
 //! * `Admitted` is made by `proxy/admit` alone and [`auth::Allowed`] by [`auth::allow`] alone; [`upstream::Fleet::call`]
 //!   takes nothing else. So whoever reaches an upstream was authenticated, limited and allowed: the types say so.
@@ -61,12 +62,13 @@
 //! Everything else runs inside a request's own future or inside a service of Pingora's.
 //!
 //! ```text spawns
-//! src/app.rs — the thread that writes the access log — `AccessLog::close`
+//! src/app.rs — a thread for the access log, and one for an audit log in a file — `AccessLog::close`
 //! src/bridge/serve.rs — a task for each connection of the bridge's socket — its client, or the end of `serve`
 //! src/bridge/slot.rs — a task for each child — the child's end; `Bridge::stop_all` asks for it
 //! src/bridge/spawn.rs — a child, in a process group of its own — `Process::end`
 //! src/bridge/spawn.rs — a blocking search for descendants that left the group — itself; awaited at once
 //! src/catalog/watch.rs — a blocking read of the catalog — itself; awaited at once
+//! src/listener/accept.rs — a task for each connection of a client — its client, a deadline, or the end of the service
 //! src/sample/http.rs — a task for each connection of the sample servers — its client, or `stopping`
 //! src/upstream/health.rs — a round of health checks for each server that is due — itself; dropped with the watch
 //! ```
@@ -82,6 +84,7 @@ pub mod document;
 pub mod egress;
 pub mod hub;
 pub mod limit;
+pub mod listener;
 pub mod mcp;
 pub mod proxy;
 pub mod reply;

@@ -10,9 +10,11 @@ mod body;
 mod door;
 mod exchange;
 mod forward;
+mod framing;
 mod headers;
 mod record;
 mod rejection;
+mod route;
 mod toll;
 mod write;
 
@@ -31,10 +33,12 @@ use tokio::sync::watch;
 pub use admit::Admission;
 pub use forward::Forwarding;
 pub use record::Recorder;
+pub use route::{ROUTES, Route};
 
 use crate::conf::Limits;
 use crate::hub::Hub;
 use crate::limit::Decision;
+use crate::listener::Connection;
 use door::Door;
 use forward::Forward;
 use record::Record;
@@ -118,6 +122,9 @@ impl ProxyHttp for Proxy {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
+        if let Some(connection) = Connection::of(session) {
+            connection.head_read();
+        }
         let draining = *self.draining.borrow();
         // Pingora would keep an idle connection for ever. One that it decided not to keep stays so: HTTP/1.0 without a
         // word about it, or a body framed in two ways, after which nobody knows where the next request begins.

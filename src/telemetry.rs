@@ -2,9 +2,13 @@
 //! Not here: what is measured; rooms above hand in values when something has happened.
 
 mod access;
+mod audit;
+mod connections;
 mod log;
 mod metrics;
 
 pub use access::{AccessLog, Line};
+pub use audit::Audit;
+pub use connections::{Cut, ListenerMeters, OpenConnection};
 pub use log::init as init_log;
 pub use metrics::{Meters, Outcome, ServerMeters};

@@ -35,6 +35,7 @@ const LONG_FUNCTIONS: &[(&str, usize)] = &[
 /// Who may name Pingora's crates: a room, or a file. `upstream` uses its load balancing and health checks.
 const NAME_PINGORA: &[&str] = &[
     "app",
+    "listener",
     "proxy",
     "src/limit/flood.rs",
     "src/limit/in_flight.rs",

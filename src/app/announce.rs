@@ -5,43 +5,58 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use super::demo::Demo;
-use super::listen::Bound;
 use crate::conf::Conf;
 use crate::hub::Hub;
+use crate::listener::Bound;
 
 /// The words, ready to be said once the gateway accepts connections.
 pub(super) struct Announcement {
-    address: SocketAddr,
-    instead_of: Option<SocketAddr>,
+    addresses: Vec<Address>,
     credentials: bool,
     servers: Vec<String>,
     /// Shown to a person at the first try: URLs and commands to copy.
     guide: Option<String>,
 }
 
+/// One listener's.
+struct Address {
+    listener: String,
+    address: SocketAddr,
+    instead_of: Option<SocketAddr>,
+}
+
 impl Announcement {
-    pub(super) fn new(conf: &Conf, demo: &Demo, bound: &Bound, hub: &Hub) -> Self {
+    pub(super) fn new(conf: &Conf, demo: &Demo, bound: &[Bound], hub: &Hub) -> Self {
         let view = hub.fleet().view();
         let servers: Vec<String> = view.upstreams().map(|upstream| upstream.server.id.to_string()).collect();
         let credentials = conf.access.auth.is_configured();
-        let guide = (demo.is_built_in || demo.has_samples()).then(|| guide(bound.address, &servers));
-        Self { address: bound.address, instead_of: bound.instead_of, credentials, servers, guide }
+        let first = bound.first().filter(|_| demo.is_built_in || demo.has_samples());
+        let guide = first.map(|bound| guide(bound.address, &servers));
+        let address = |bound: &Bound| Address {
+            listener: bound.listener.name.clone(),
+            address: bound.address,
+            instead_of: bound.instead_of,
+        };
+        Self { addresses: bound.iter().map(address).collect(), credentials, servers, guide }
     }
 
     /// Says it, in the log, and to people on standard error.
     pub(super) fn make(&self) {
-        if let Some(asked) = self.instead_of {
+        for asked in self.addresses.iter().filter_map(|address| address.instead_of) {
             tracing::warn!(
                 %asked,
                 "no credential is configured, so everybody who can connect may call: listening on loopback only. \
                  Add `auth.keys` or `auth.jwt` to listen on {asked}"
             );
-        } else if !self.credentials {
+        }
+        if !self.credentials && self.addresses.iter().all(|address| address.instead_of.is_none()) {
             tracing::info!(
                 "no credential is configured: listening on loopback only, open to everybody on this machine"
             );
         }
-        tracing::info!(address = %self.address, servers = self.servers.len(), "listening");
+        for Address { listener, address, .. } in &self.addresses {
+            tracing::info!(%address, listener, servers = self.servers.len(), "listening");
+        }
         if let Some(guide) = &self.guide {
             // For people, not for the log: it is several lines long and meant to be copied.
             let _ = std::io::Write::write_all(&mut std::io::stderr(), guide.as_bytes());

@@ -23,7 +23,8 @@ pub(super) struct Drain {
     pub(super) gate: Gate,
     /// How long calls in flight may take.
     pub(super) patience: Duration,
-    pub(super) access_log: AccessLog,
+    /// The access log, and the audit log if it is another.
+    pub(super) logs: Vec<AccessLog>,
 }
 
 #[async_trait]
@@ -45,7 +46,7 @@ impl ShutdownSignalWatch for Drain {
         if timeout(CHILDREN_MAX, gone.wait_for(|gone| *gone)).await.is_err() {
             tracing::error!("children did not end in time");
         }
-        self.access_log.close();
+        self.logs.iter().for_each(AccessLog::close);
         tracing::info!("stopped");
         ShutdownSignal::FastShutdown
     }

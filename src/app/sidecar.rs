@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::bridge::Bridge;
-use crate::catalog::Watch;
+use crate::catalog::{Seen, Watch};
 use crate::control::{self, Control};
 use crate::sample;
 
@@ -52,6 +52,7 @@ impl BackgroundService for Sidecar {
         tokio::join!(
             self.serve_control(),
             self.watch_catalog(),
+            self.watch_settings(),
             self.reload_on_signal(),
             self.control.hub.fleet().watch_health(self.stopping.clone()),
             serve_samples(samples, self.stopping.clone()),
@@ -70,23 +71,34 @@ impl Sidecar {
     /// Loads the catalog anew whenever its content changes. What was found in it is reported where it was found.
     async fn watch_catalog(&self) {
         let (Some(path), Some(seen)) = (&self.catalog, self.control.reload.seen()) else { return };
+        self.watch(path, seen, || drop(self.control.reload.run())).await;
+    }
+
+    /// Loads the configuration anew whenever its content changes.
+    async fn watch_settings(&self) {
+        let Some((path, seen)) = self.control.settings.file() else { return };
+        self.watch(path, seen, || drop(self.control.settings.run())).await;
+    }
+
+    async fn watch(&self, path: &Path, seen: &Seen, reload: impl Fn()) {
+        let file = path.display();
         let mut watch = match Watch::start(path, seen.clone()) {
             Ok(watch) => watch,
-            Err(error) => return tracing::error!(%error, "the catalog is not watched"),
+            Err(error) => return tracing::error!(%error, %file, "a file is not watched"),
         };
         if let Some(trouble) = watch.trouble() {
-            tracing::warn!(%trouble, "the catalog's directory cannot be watched: its content is polled");
+            tracing::warn!(%trouble, %file, "a file's directory cannot be watched: its content is polled");
         }
         let mut stopping = self.stopping.clone();
         loop {
             tokio::select! {
-                () = watch.changed() => drop(self.control.reload.run()),
+                () = watch.changed() => reload(),
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }
         }
     }
 
-    /// `SIGHUP` loads the catalog, changed or not.
+    /// `SIGHUP` loads both files, changed or not.
     async fn reload_on_signal(&self) {
         let mut hangup = signal(SignalKind::hangup()).ok();
         let mut stopping = self.stopping.clone();
@@ -98,7 +110,10 @@ impl Sidecar {
                 }
             };
             tokio::select! {
-                () = asked => drop(self.control.reload.run()),
+                () = asked => {
+                    let _ = self.control.settings.run();
+                    let _ = self.control.reload.run();
+                }
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }
         }

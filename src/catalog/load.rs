@@ -58,8 +58,10 @@ pub fn parse(
         report.add(start, Code::Missing, "a catalog needs `servers` or `mcpServers`");
     }
     let servers = check::check(raw, &base_dir, lookup, &mut report);
-    report.finish()?;
-    Ok(Snapshot::new(generation, servers, Rules::default()))
+    let warnings = report.finish()?;
+    let mut snapshot = Snapshot::new(generation, servers, Rules::default());
+    snapshot.warnings = warnings;
+    Ok(snapshot)
 }
 
 /// Reads a text file of bounded size.

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, Uri};
 
 use super::{Credential, Rules, Throttle};
+use crate::document::Mistakes;
 
 /// The id of a server: URL-safe, unique in the catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,6 +56,8 @@ pub struct Snapshot {
     pub servers: Vec<Arc<Server>>,
     /// Who may do what.
     pub rules: Rules,
+    /// What was accepted and is yet hardly meant.
+    pub warnings: Mistakes,
     index: HashMap<ServerId, usize>,
 }
 
@@ -62,7 +65,14 @@ impl Snapshot {
     /// Indexes checked servers. Ids are unique: `check` saw to it.
     pub fn new(generation: u64, servers: Vec<Arc<Server>>, rules: Rules) -> Self {
         let index = servers.iter().enumerate().map(|(at, server)| (server.id.clone(), at)).collect();
-        Self { generation, loaded_at: SystemTime::now(), servers, rules, index }
+        Self {
+            generation,
+            loaded_at: SystemTime::now(),
+            servers,
+            rules,
+            warnings: Mistakes::default(),
+            index,
+        }
     }
 
     /// The server of that id, if the catalog has it and it is enabled.
@@ -132,7 +142,7 @@ pub struct Remote {
     /// Headers added to every upstream request: the upstream's own credentials. Values are marked sensitive.
     pub headers: HeaderMap,
     /// What the gateway shows of itself besides those headers.
-    pub credential: Option<Credential>,
+    pub credential: Option<Box<Credential>>,
     /// How health is checked.
     pub health: Health,
 }

@@ -49,6 +49,8 @@ pub struct Loaded {
     pub effective: Effective,
     /// The file that was read, if any.
     pub file: Option<PathBuf>,
+    /// What is accepted and yet hardly meant.
+    pub warnings: Mistakes,
 }
 
 /// Puts the layers together and checks the result.
@@ -78,8 +80,8 @@ pub(super) fn load_in(dir: &Path, sources: Sources) -> Result<Loaded, Mistakes> 
     let locate = |at: &At<String>, report: &Report| places.locate(at, report, file.as_deref());
     let conf = check::check(raw, &locate, &mut document.report);
     let effective = Effective::new(&document);
-    document.report.finish()?;
-    Ok(Loaded { conf, effective, file })
+    let warnings = document.report.finish()?;
+    Ok(Loaded { conf, effective, file, warnings })
 }
 
 fn set_flags(document: &mut Document, flags: &Flags) {

@@ -40,7 +40,7 @@ impl Conf {
 }
 
 /// Sessions of legacy clients.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionConf {
     /// 32 bytes in base64 or hex that seal session ids; `None` means the key file in the state directory.
     pub key: Option<Secret>,
@@ -49,7 +49,7 @@ pub struct SessionConf {
 }
 
 /// Log form and level.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConf {
     /// Human text or JSON lines.
     pub format: LogFormat,

@@ -5,18 +5,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use axum::Json;
 use axum::extract::State;
-use axum::{Extension, Json};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::Shared;
 use super::error::ControlError;
-use super::{Admitted, Shared};
+use crate::auth::Entrance;
 use crate::bridge::Bridge;
 use crate::catalog::{self, Changes, Seen, Snapshot};
 use crate::document::Mistakes;
-use crate::telemetry::Meters;
+use crate::telemetry::{Audit, Meters};
 use crate::upstream::Fleet;
 
 /// Where a catalog comes from.
@@ -63,7 +64,9 @@ pub struct Reload {
     source: CatalogSource,
     fleet: Arc<Fleet>,
     bridge: Arc<Bridge>,
+    entrance: Arc<Entrance>,
     meters: Arc<Meters>,
+    audit: Audit,
     failure: Mutex<Option<Failure>>,
     /// One load at a time: the lock is held from reading to the swap, which never waits.
     loading: Mutex<()>,
@@ -71,8 +74,14 @@ pub struct Reload {
 
 impl Reload {
     /// Loads from `source` into `fleet` and `bridge`.
-    pub fn new(source: CatalogSource, fleet: Arc<Fleet>, bridge: Arc<Bridge>, meters: Arc<Meters>) -> Self {
-        Self { source, fleet, bridge, meters, failure: Mutex::default(), loading: Mutex::default() }
+    pub fn new(
+        source: CatalogSource,
+        (fleet, bridge): (Arc<Fleet>, Arc<Bridge>),
+        entrance: Arc<Entrance>,
+        (meters, audit): (Arc<Meters>, Audit),
+    ) -> Self {
+        let (failure, loading) = (Mutex::default(), Mutex::default());
+        Self { source, fleet, bridge, entrance, meters, audit, failure, loading }
     }
 
     /// Loads the catalog. A file with mistakes changes nothing; the mistakes are logged, counted and remembered.
@@ -96,15 +105,28 @@ impl Reload {
         self.bridge.reconcile(&snapshot);
         self.fleet.reconcile(Arc::clone(&snapshot));
         self.failure.lock().take();
+        // Rules may be others: whoever has a stream open may have lost the right to it.
+        self.entrance.tell();
         self.meters.reloaded(snapshot.generation, started.elapsed());
+        self.tell("ok");
         tracing::info!(generation = snapshot.generation, "{changes}");
+        for warning in &snapshot.warnings.list {
+            tracing::warn!("{}", warning.one_line());
+        }
         Ok(changes)
+    }
+
+    fn tell(&self, result: &str) {
+        if !self.audit.write("reload", |line| line.text("what", "catalog").text("result", result)) {
+            self.meters.dropped("audit", 1);
+        }
     }
 
     fn failed(&self, mistakes: &Mistakes) {
         self.meters.reload_failed();
+        self.tell("failed");
         tracing::error!("the catalog was not reloaded; the previous one stays in force\n{mistakes}");
-        let first = mistakes.list.first();
+        let first = mistakes.first();
         let place = first.map_or_else(String::new, |m| {
             format!("{}:{}:{} {} ({} in all)", m.file, m.line, m.column, m.code.as_str(), mistakes.list.len())
         });
@@ -126,13 +148,10 @@ impl Reload {
 }
 
 /// `POST /admin/reload`.
-pub(super) async fn by_hand(
-    State(control): Shared,
-    Extension(caller): Admitted,
-) -> Result<Json<Value>, ControlError> {
-    if !caller.may_use_all() {
-        return Err(ControlError::Forbidden("a reload needs a key for all servers"));
-    }
+pub(super) async fn by_hand(State(control): Shared) -> Result<Json<Value>, ControlError> {
+    control.settings.run().map_err(|mistakes| {
+        ControlError::Internal(format!("Failed to reload configuration: {}", mistakes.brief()))
+    })?;
     let changes = control.reload.run().map_err(|mistakes| {
         ControlError::Internal(format!("Failed to reload catalog: {}", mistakes.brief()))
     })?;

@@ -48,6 +48,12 @@ pub enum Code {
     NotFound,
     /// A secret anybody could guess.
     WeakSecret,
+    /// A secret that others can read, in a file or on the wire.
+    Exposed,
+    /// Something whose time is over.
+    Expired,
+    /// Something that nothing refers to.
+    Unused,
 }
 
 impl Code {
@@ -69,8 +75,21 @@ impl Code {
             Self::Conflict => "conflict",
             Self::NotFound => "not_found",
             Self::WeakSecret => "weak_secret",
+            Self::Exposed => "exposed",
+            Self::Expired => "expired",
+            Self::Unused => "unused",
         }
     }
+}
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// The file is not accepted.
+    Error,
+    /// The file is accepted, and probably does not do what its author wants.
+    Warning,
 }
 
 /// Something that values come from.
@@ -113,6 +132,8 @@ pub struct Mistake {
     pub column: usize,
     /// Bytes of the file.
     pub span: (usize, usize),
+    /// Whether the file is refused because of it.
+    pub severity: Severity,
     /// Its kind.
     pub code: Code,
     /// What is wrong.
@@ -132,12 +153,20 @@ impl Mistake {
             line: 0,
             column: 0,
             span: (0, 0),
+            severity: Severity::Error,
             code,
             message: message.into(),
             suggestion: None,
             snippet: String::new(),
             source: None,
         }
+    }
+
+    /// Place, message and advice without the snippet, for a line of a log.
+    pub fn one_line(&self) -> String {
+        let place = if self.line > 0 { format!(":{}:{}", self.line, self.column) } else { String::new() };
+        let advice = self.suggestion.as_ref().map_or_else(String::new, |text| format!(" ({text})"));
+        format!("{}{place}: {}{advice}", self.file, self.message)
     }
 
     /// How many characters the caret underlines.
@@ -161,7 +190,8 @@ impl fmt::Display for Mistake {
         if self.line > 0 {
             write!(f, ":{}:{}", self.line, self.column)?;
         }
-        write!(f, ": {}", self.message)?;
+        let word = if self.severity == Severity::Warning { "warning: " } else { "" };
+        write!(f, ": {word}{}", self.message)?;
         if self.snippet.is_empty() {
             return self.suggestion.as_ref().map_or(Ok(()), |text| write!(f, " ({text})"));
         }
@@ -186,6 +216,13 @@ impl Diagnostic for Mistake {
         Some(Box::new(self.code.as_str()))
     }
 
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.severity {
+            Severity::Error => miette::Severity::Error,
+            Severity::Warning => miette::Severity::Warning,
+        })
+    }
+
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
         self.suggestion.as_ref().map(|text| Box::new(text) as Box<dyn fmt::Display>)
     }
@@ -203,11 +240,12 @@ impl Diagnostic for Mistake {
 
 impl Serialize for Mistake {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut out = serializer.serialize_struct("Mistake", 8)?;
+        let mut out = serializer.serialize_struct("Mistake", 9)?;
         out.serialize_field("file", &self.file)?;
         out.serialize_field("line", &self.line)?;
         out.serialize_field("column", &self.column)?;
         out.serialize_field("span", &self.span)?;
+        out.serialize_field("severity", &self.severity)?;
         out.serialize_field("code", &self.code)?;
         out.serialize_field("message", &self.message)?;
         out.serialize_field("suggestion", &self.suggestion)?;
@@ -216,8 +254,8 @@ impl Serialize for Mistake {
     }
 }
 
-/// Everything that is wrong, in file order. Never empty.
-#[derive(Debug, Clone, Serialize)]
+/// What is wrong, in file order. As an error it is never empty; what a file was accepted with may be.
+#[derive(Debug, Clone, Default, Serialize)]
 #[serde(transparent)]
 pub struct Mistakes {
     /// The mistakes.
@@ -230,9 +268,24 @@ impl Mistakes {
         Self { list: vec![mistake] }
     }
 
-    /// The first line of the first mistake, for a log line or an API answer.
+    /// Whether there is nothing wrong.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// How many of them are of that severity.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.list.iter().filter(|mistake| mistake.severity == severity).count()
+    }
+
+    /// The first error, or if there is none the first warning.
+    pub fn first(&self) -> Option<&Mistake> {
+        self.list.iter().find(|mistake| mistake.severity == Severity::Error).or(self.list.first())
+    }
+
+    /// The first line of the first mistake, for a log line or an API answer. Errors come before warnings.
     pub fn brief(&self) -> String {
-        let first = self.list.first().map_or_else(String::new, |mistake| {
+        let first = self.first().map_or_else(String::new, |mistake| {
             let place = if mistake.line > 0 { format!(" at line {}", mistake.line) } else { String::new() };
             format!("{}{place}", mistake.message)
         });
@@ -270,15 +323,23 @@ pub struct Report {
     found: Vec<Found>,
     seen: HashSet<(Span, Code, String)>,
     left_out: usize,
+    errors: usize,
     taken_out: Vec<Span>,
 }
 
 #[derive(Debug)]
 struct Found {
     span: Span,
+    severity: Severity,
     code: Code,
     message: String,
     suggestion: Option<String>,
+}
+
+impl Found {
+    fn new(span: Span, severity: Severity, code: Code, message: String, suggestion: Option<String>) -> Self {
+        Self { span, severity, code, message, suggestion }
+    }
 }
 
 impl Report {
@@ -300,7 +361,7 @@ impl Report {
 
     /// Reports a mistake.
     pub fn add(&mut self, span: Span, code: Code, message: impl Into<String>) {
-        self.push(span, code, message.into(), None);
+        self.push(Found::new(span, Severity::Error, code, message.into(), None));
     }
 
     /// Reports a mistake and what to do about it.
@@ -311,7 +372,23 @@ impl Report {
         message: impl Into<String>,
         suggestion: impl Into<String>,
     ) {
-        self.push(span, code, message.into(), Some(suggestion.into()));
+        self.push(Found::new(span, Severity::Error, code, message.into(), Some(suggestion.into())));
+    }
+
+    /// Reports something that is accepted and yet hardly meant.
+    pub fn warn(&mut self, span: Span, code: Code, message: impl Into<String>) {
+        self.push(Found::new(span, Severity::Warning, code, message.into(), None));
+    }
+
+    /// As [`Report::warn`], and what to do about it.
+    pub fn warn_advise(
+        &mut self,
+        span: Span,
+        code: Code,
+        message: impl Into<String>,
+        suggestion: impl Into<String>,
+    ) {
+        self.push(Found::new(span, Severity::Warning, code, message.into(), Some(suggestion.into())));
     }
 
     /// Notes that a value was taken out because it was wrong, which was reported.
@@ -326,9 +403,9 @@ impl Report {
         self.taken_out.iter().any(inside)
     }
 
-    /// Whether nothing was reported.
+    /// Whether nothing was reported but warnings.
     pub fn is_empty(&self) -> bool {
-        self.found.is_empty()
+        self.errors == 0
     }
 
     /// The source's text at a span.
@@ -343,28 +420,35 @@ impl Report {
         text.map_or(0, |text| position(text, span.start as usize).0)
     }
 
-    /// `Ok` when nothing was reported, else the mistakes in file order.
-    pub fn finish(mut self) -> Result<(), Mistakes> {
-        if self.found.is_empty() {
-            return Ok(());
-        }
+    /// Everything that was reported, in file order: the warnings if there is nothing worse, else all of it as the
+    /// error.
+    ///
+    /// # Errors
+    /// If anything but warnings was reported.
+    pub fn finish(mut self) -> Result<Mistakes, Mistakes> {
         self.found.sort_by_key(|found| found.span);
         let named: Vec<_> = self.sources.iter().map(named).collect();
         let mut list: Vec<_> = self.found.iter().map(|found| self.mistake(found, &named)).collect();
         if self.left_out > 0 {
             let file = self.sources.first().map_or("", Source::name);
             let message = format!("{} more mistakes are not listed", self.left_out);
-            list.push(Mistake::whole(file, Code::TooLarge, message));
+            let mut rest = Mistake::whole(file, Code::TooLarge, message);
+            rest.severity = if self.errors > 0 { Severity::Error } else { Severity::Warning };
+            list.push(rest);
         }
-        Err(Mistakes { list })
+        if self.errors > 0 { Err(Mistakes { list }) } else { Ok(Mistakes { list }) }
     }
 
-    fn push(&mut self, span: Span, code: Code, message: String, suggestion: Option<String>) {
+    fn push(&mut self, found: Found) {
+        let is_error = found.severity == Severity::Error;
+        // Warnings must not crowd out what has to be mended first.
+        let alike = if is_error { self.errors } else { self.found.len() - self.errors };
         // The same thing is met again when an alias repeats it, or when decoding starts over.
-        if self.found.len() >= MISTAKES_MAX {
+        if alike >= MISTAKES_MAX {
             self.left_out += 1;
-        } else if self.seen.insert((span, code, message.clone())) {
-            self.found.push(Found { span, code, message, suggestion });
+        } else if self.seen.insert((found.span, found.code, found.message.clone())) {
+            self.errors += usize::from(is_error);
+            self.found.push(found);
         }
     }
 
@@ -372,6 +456,7 @@ impl Report {
         let source = self.source(found.span.source);
         let name = source.map_or("", Source::name);
         let mut mistake = Mistake::whole(name, found.code, found.message.as_str());
+        mistake.severity = found.severity;
         mistake.suggestion.clone_from(&found.suggestion);
         if let Some(text) = source.and_then(|source| source.text.as_deref()) {
             let (start, end) = (found.span.start as usize, found.span.end as usize);

@@ -88,7 +88,13 @@ fn decode(text: &str) -> (Sample, String) {
     let mut document = Document::parse("f", text);
     document.expand(&|name| (name == "N").then(|| "7".to_owned()));
     let sample = document.decode();
-    (sample, document.report.finish().map_or_else(|mistakes| mistakes.to_string(), |()| String::new()))
+    (
+        sample,
+        document
+            .report
+            .finish()
+            .map_or_else(|mistakes| mistakes.to_string(), |warnings| warnings.to_string()),
+    )
 }
 
 #[test]
@@ -148,4 +154,33 @@ fn the_terminal_form_has_source_and_help() {
     let mistakes = Document::parse("f", "a: *b").report.finish().unwrap_err();
     let report = format!("{:?}", miette::Report::new(mistakes));
     assert!(report.contains("unknown anchor") && report.contains("a: *b"), "{report}");
+}
+
+#[test]
+fn warnings_are_told_and_do_not_fail() {
+    let mut report = Report::default();
+    let source = report.add_source(Source::file("a.yaml", "one: 1\ntwo: 2\n"));
+    let at = |start, end| Span { source, start, end };
+    report.warn_advise(at(7, 10), Code::Unused, "nobody needs two", "remove it");
+    assert!(report.is_empty());
+    for _ in 0..2 * MISTAKES_MAX {
+        report.warn(at(7, 10), Code::Unused, "nobody needs two");
+    }
+    let warnings = report.finish().unwrap();
+    expect_test::expect![[r#"
+        a.yaml:2:1: warning: nobody needs two
+          2 | two: 2
+            | ^^^ remove it"#]]
+    .assert_eq(&warnings.to_string());
+    assert_eq!(serde_json::to_value(&warnings).unwrap()[0]["severity"], "warning");
+
+    let mut report = Report::default();
+    let source = report.add_source(Source::file("a.yaml", "one: 1\n"));
+    for at in 0..MISTAKES_MAX as u32 + 5 {
+        report.warn(Span { source, start: 0, end: at }, Code::Unused, "so many");
+    }
+    report.add(Span { source, start: 5, end: 6 }, Code::InvalidValue, "wrong");
+    let mistakes = report.finish().unwrap_err();
+    assert_eq!((mistakes.count(Severity::Warning), mistakes.count(Severity::Error)), (MISTAKES_MAX, 2));
+    assert_eq!(mistakes.brief(), format!("wrong at line 1 (and {} more)", MISTAKES_MAX + 1));
 }

@@ -9,19 +9,19 @@ use pingora_proxy::Session;
 use prometheus::IntCounter;
 
 use super::Ctx;
+use super::framing;
 use super::rejection::Rejection;
 use super::toll::{Held, Tally, Tolls, Use};
-use crate::auth::{AuthError, Authenticator, Caller, CallerKind};
+use crate::auth::{AuthError, Caller, CallerKind, Entrance, InForce};
 use crate::catalog::Server;
-use crate::conf::{Access, Conf, Limits};
+use crate::conf::{Conf, Limits};
 use crate::limit::{Address, Buckets, Gate};
 use crate::telemetry::Meters;
 
 /// Decides who gets in.
 pub struct Admission {
-    authenticator: Arc<Authenticator>,
+    entrance: Arc<Entrance>,
     tolls: Tolls,
-    access: Access,
     names: Names,
     limits: Limits,
     authentications: Authentications,
@@ -47,7 +47,7 @@ impl Admission {
     /// Admission as `conf` says.
     pub fn new(
         conf: &Conf,
-        authenticator: Arc<Authenticator>,
+        entrance: Arc<Entrance>,
         buckets: Arc<Buckets>,
         gate: Gate,
         meters: Arc<Meters>,
@@ -65,17 +65,11 @@ impl Admission {
             Some(listener) => Names { hosts: lower(&listener.hosts), origins: lower(&listener.origins) },
             None => Names { hosts: Vec::new(), origins: Vec::new() },
         };
-        Self {
-            authenticator,
-            tolls: Tolls::new(buckets, gate, meters),
-            access: conf.access.clone(),
-            names,
-            limits: conf.limits,
-            authentications,
-        }
+        let tolls = Tolls::new(buckets, gate, meters);
+        Self { entrance, tolls, names, limits: conf.limits, authentications }
     }
 
-    /// Checks what needs no caller: sizes of the head, `Host` and `Origin`.
+    /// Checks what needs no caller: sizes of the head, how the body is framed, `Host` and `Origin`.
     pub(super) fn inspect(&self, request: &RequestHeader) -> Result<(), Rejection> {
         let path = request.uri.path_and_query().map_or(0, |path| path.as_str().len());
         if path > self.limits.uri_bytes_max {
@@ -86,19 +80,21 @@ impl Admission {
         if request.headers.len() > self.limits.header_count_max || bytes > self.limits.header_bytes_max {
             return Err(Rejection::HeadersTooLarge);
         }
+        framing::check(&request.headers)?;
         self.names.check(&request.uri, &request.headers)
     }
 
     /// A request has come; nothing of it was looked at but its address.
     pub(super) fn arrive(&self, session: &Session, tally: &mut Tally) -> Result<(), Rejection> {
-        self.tolls.arrive(&self.access, address(session), tally)
+        self.tolls.arrive(&self.entrance.in_force().access, address(session), tally)
     }
 
     /// Hop 2: who calls, whether the caller's bucket has a token, and a place among the calls in flight.
     pub(super) fn admit(&self, session: &Session, ctx: &mut Ctx) -> Result<Admitted, Rejection> {
-        let caller = self.authenticate(&session.req_header().headers)?;
+        let in_force = self.entrance.in_force();
+        let caller = self.authenticate(&in_force, &session.req_header().headers)?;
         ctx.record.caller = Some(Arc::clone(&caller));
-        let held = self.tolls.enter(&self.access, &caller, &mut ctx.tally)?;
+        let held = self.tolls.enter(&in_force.access, &caller, &mut ctx.tally)?;
         Ok(Admitted { caller, held })
     }
 
@@ -111,7 +107,7 @@ impl Admission {
         tally: &mut Tally,
     ) -> Result<(), Rejection> {
         let of = Use { caller: &admitted.caller, server, tool, is_call };
-        self.tolls.pay(&self.access, &of, &mut admitted.held, tally)
+        self.tolls.pay(&of, &mut admitted.held, tally)
     }
 
     /// A request that goes no further pays for having been looked at.
@@ -119,8 +115,8 @@ impl Admission {
         self.tolls.settle(tally)
     }
 
-    fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Rejection> {
-        match self.authenticator.authenticate(headers) {
+    fn authenticate(&self, in_force: &InForce, headers: &HeaderMap) -> Result<Arc<Caller>, Rejection> {
+        match in_force.authenticator.authenticate(headers) {
             Ok(caller) => {
                 match caller.kind {
                     CallerKind::Anonymous => self.authentications.anonymous.inc(),

@@ -132,9 +132,24 @@ impl Forward {
     /// Makes the client's request one of ours.
     pub(super) fn prepare(&self, request: &mut RequestHeader, request_id: &str) -> Result<()> {
         request.insert_header(REQUEST_ID, request_id)?;
-        let Some(raw) = &self.raw else { return Ok(()) };
+        let Some(raw) = &self.raw else {
+            // The control plane hangs up on who sends a body that it does not read. On a connection that is kept, the
+            // next caller would notice; a new one on the same machine costs next to nothing.
+            if !request.headers.contains_key(header::UPGRADE) {
+                request.insert_header(header::CONNECTION, "close")?;
+            }
+            return Ok(());
+        };
         for name in &KEPT_BACK {
             request.remove_header(name);
+        }
+        // Pingora lets a WebSocket handshake through; what has a body is none (RFC 6455 section 4.1).
+        let bodiless = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING]
+            .iter()
+            .all(|name| !request.headers.contains_key(name));
+        if request.method != http::Method::GET || !bodiless {
+            request.remove_header(&header::UPGRADE);
+            request.remove_header(&header::CONNECTION);
         }
         let invalid = |_| Error::new(ErrorType::InvalidHTTPHeader);
         request.set_uri(raw.path.parse().map_err(invalid)?);

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::headers::REQUEST_ID;
 use crate::auth::Caller;
 use crate::mcp::{Era, Method};
-use crate::telemetry::{AccessLog, Line, Meters, Outcome, ServerMeters};
+use crate::telemetry::{AccessLog, Audit, Line, Meters, Outcome, ServerMeters};
 use crate::upstream::Upstream;
 
 /// Longest tool name or request id that a line repeats.
@@ -23,6 +23,7 @@ const SHOWN_BYTES_MAX: usize = 128;
 /// Records requests.
 pub struct Recorder {
     log: AccessLog,
+    audit: Audit,
     meters: Arc<Meters>,
     /// Requests that reached no server, under labels that no server id can have.
     nowhere: Arc<ServerMeters>,
@@ -66,13 +67,14 @@ impl Drop for Running {
 }
 
 impl Recorder {
-    /// A recorder that writes to `log` and counts in `meters`.
-    pub fn new(log: AccessLog, meters: Arc<Meters>) -> Self {
+    /// A recorder that writes to `log`, tells refusals to `audit` and counts in `meters`.
+    pub fn new(log: AccessLog, audit: Audit, meters: Arc<Meters>) -> Self {
         let mut prefix = [0u8; 4];
         // Without randomness ids are still unique within the process.
         let _ = getrandom::fill(&mut prefix);
         Self {
             log,
+            audit,
             nowhere: meters.server("_none"),
             control: meters.server("_control"),
             meters,
@@ -119,6 +121,38 @@ impl Recorder {
         let line = line(record, session, Ended { status, outcome, took });
         if !self.log.write(line) {
             self.meters.dropped("access_log", 1);
+        }
+        if let (Some(reason), Outcome::Denied | Outcome::RateLimited) = (record.reason, outcome) {
+            self.tell(record, session, (reason, status));
+        }
+    }
+
+    /// An audit line for a refusal.
+    fn tell(&self, record: &Record, session: &Session, (reason, status): (&'static str, u16)) {
+        let request = session.req_header();
+        let told = self.audit.write("refused", |line| {
+            let line = line
+                .text("request_id", record.request_id())
+                .text("reason", reason)
+                .number("status", status.into())
+                .text("door", record.door)
+                .text("verb", request.method.as_str())
+                .text("path", shown(request.uri.path()))
+                .maybe("caller", record.caller.as_ref().map(|caller| &*caller.subject))
+                .maybe("caller_kind", record.caller.as_ref().map(|caller| caller.kind.as_str()))
+                .maybe("server", record.upstream.as_ref().map(|upstream| upstream.server.id.as_str()))
+                .maybe(
+                    "method",
+                    record.method_name.as_deref().map(shown).or(record.method.and_then(Method::name)),
+                )
+                .maybe("tool", record.tool.as_deref().map(shown));
+            match session.client_addr().and_then(|address| address.as_inet()) {
+                Some(address) => line.plain("client", address.ip()),
+                None => line,
+            }
+        });
+        if !told {
+            self.meters.dropped("audit", 1);
         }
     }
 

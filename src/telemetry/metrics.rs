@@ -14,6 +14,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::connections::{ConnectionFamilies, ListenerMeters};
 use crate::mcp::Method;
 
 /// How an exchange ended. Three layers are told apart: transport, JSON-RPC, and the tool itself.
@@ -64,6 +65,7 @@ const SECONDS: [f64; 16] =
 pub struct Meters {
     registry: Registry,
     families: Arc<Families>,
+    connections: ConnectionFamilies,
     tool_labels_max: usize,
     servers: Mutex<HashMap<String, Arc<ServerMeters>>>,
 }
@@ -99,6 +101,7 @@ impl Meters {
     pub fn new(tool_labels_max: usize) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let families = Arc::new(Families::new(&registry)?);
+        let connections = ConnectionFamilies::new(&registry)?;
         let info = IntGaugeVec::new(
             Opts::new("tollgate_build_info", "Always 1; the version is a label."),
             &["version"],
@@ -106,7 +109,7 @@ impl Meters {
         info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         registry.register(Box::new(info))?;
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(Self { registry, families, tool_labels_max, servers: Mutex::default() })
+        Ok(Self { registry, families, connections, tool_labels_max, servers: Mutex::default() })
     }
 
     /// All metrics in the text format 0.0.4.
@@ -133,6 +136,11 @@ impl Meters {
             }
             stays
         });
+    }
+
+    /// The handles of one listener.
+    pub fn listener(&self, name: &str) -> Arc<ListenerMeters> {
+        Arc::new(self.connections.listener(name))
     }
 
     /// Calls in flight.

@@ -9,13 +9,16 @@ const { values, positionals } = parseArgs({
         mode: { type: 'string', default: 'legacy' },
         tool: { type: 'string' },
         args: { type: 'string', default: '{}' },
+        higher: { type: 'string' },
+        'higher-args': { type: 'string', default: '{}' },
         header: { type: 'string', multiple: true, default: [] }
     }
 });
 
 export const url = new URL(positionals[0]);
-export const { mode, tool } = values;
+export const { mode, tool, higher } = values;
 export const args = JSON.parse(values.args);
+export const higherArgs = JSON.parse(values['higher-args']);
 export const headers = Object.fromEntries(values.header.map((line) => line.split(/: (.*)/s, 2)));
 // A client that waits for ever must not hold the tests.
 setTimeout(() => {

@@ -1,0 +1,174 @@
+//! Connections as they come in: refused at once, or made ready and handed to the proxy.
+//! Not here: the sockets that they come in on (`bind`), what happens on them (`proxy`).
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use pingora_core::apps::ServerApp;
+use pingora_core::protocols::Stream;
+use pingora_core::server::ShutdownWatch;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::connection::Connection;
+use super::io::{Io, PREFACE, Parts};
+use super::places::{Place, Places};
+use super::proxy_protocol::{self, Named};
+use super::transport::{Transport, Wire};
+use crate::conf::{Limits, Listener};
+use crate::telemetry::{Cut, ListenerMeters, OpenConnection};
+
+/// Out of descriptors or memory, accepting fails without waiting; connections that end give some back.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// What all connections of one listener share.
+pub(super) struct Reception {
+    pub(super) listener: Arc<Listener>,
+    pub(super) limits: Limits,
+    pub(super) places: Arc<Places>,
+    pub(super) meters: Arc<ListenerMeters>,
+}
+
+/// A connection that may be made ready.
+struct Arrived {
+    socket: TcpStream,
+    peer: SocketAddr,
+    accepted: Instant,
+    place: Place,
+    open: OpenConnection,
+}
+
+impl Reception {
+    /// Accepts until `draining` turns true.
+    pub(super) async fn accept<A>(self: Arc<Self>, socket: TcpListener, app: Arc<A>, draining: ShutdownWatch)
+    where
+        A: ServerApp + Send + Sync + 'static,
+    {
+        let mut ended = draining.clone();
+        let mut exhausted = false;
+        loop {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                // A sender that is gone means the same.
+                _ = ended.wait_for(|draining| *draining) => return,
+            };
+            match accepted {
+                Ok((socket, peer)) => {
+                    exhausted = false;
+                    if let Some(arrived) = self.admit(socket, peer) {
+                        self.begin(arrived, &app, &draining);
+                    }
+                }
+                Err(error) if is_exhaustion(&error) => {
+                    if !exhausted {
+                        tracing::warn!(%error, listener = self.listener.name, "cannot accept connections");
+                    }
+                    exhausted = true;
+                    sleep(EXHAUSTED_PAUSE).await;
+                }
+                // The client left before it was accepted.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Refuses what can be refused by the address alone. What is refused is closed at once.
+    fn admit(&self, socket: TcpStream, peer: SocketAddr) -> Option<Arrived> {
+        let peer = canonical(peer);
+        let admitted = match self.places.enter() {
+            None => Err(Cut::Full),
+            Some(_) if self.listener.proxy_protocol && !self.trusts(peer) => Err(Cut::ProxyProtocol),
+            Some(place) => self.may_connect(peer, place),
+        };
+        match admitted {
+            Ok(place) => {
+                let open = self.meters.opened();
+                Some(Arrived { socket, peer, accepted: Instant::now(), place, open })
+            }
+            Err(cut) => {
+                self.meters.cut(cut);
+                None
+            }
+        }
+    }
+
+    /// Whether that address may have one more connection. Whoever speaks for others is judged by whom it speaks for.
+    fn may_connect(&self, peer: SocketAddr, mut place: Place) -> Result<Place, Cut> {
+        if self.trusts(peer) {
+            return Ok(place);
+        }
+        let networks = self.listener.networks.as_ref();
+        if networks.is_some_and(|networks| !networks.iter().any(|network| network.contains(&peer.ip()))) {
+            return Err(Cut::Network);
+        }
+        if place.take_for(peer.ip()) { Ok(place) } else { Err(Cut::Address) }
+    }
+
+    fn trusts(&self, peer: SocketAddr) -> bool {
+        self.listener.trusted_proxies.iter().any(|network| network.contains(&peer.ip()))
+    }
+
+    fn begin<A>(self: &Arc<Self>, arrived: Arrived, app: &Arc<A>, draining: &ShutdownWatch)
+    where
+        A: ServerApp + Send + Sync + 'static,
+    {
+        let (reception, app, draining) = (Arc::clone(self), Arc::clone(app), draining.clone());
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "one task for each connection, bounded by `limits.connections`"
+        )]
+        tokio::spawn(async move {
+            match reception.prepare(arrived).await {
+                Ok(io) => {
+                    let mut stream: Option<Stream> = Some(Box::new(io));
+                    while let Some(next) = stream {
+                        stream = app.process_new(next, &draining).await;
+                    }
+                }
+                Err(cut) => reception.meters.cut(cut),
+            }
+        });
+    }
+
+    /// Makes a connection ready to be read from, within the deadline of its first head.
+    async fn prepare(&self, arrived: Arrived) -> Result<Io, Cut> {
+        let Arrived { socket, mut peer, accepted, mut place, open } = arrived;
+        let until = accepted + self.limits.header_timeout;
+        let mut wire = Wire::new(socket);
+        if self.listener.proxy_protocol {
+            let named = timeout_at(until, proxy_protocol::read(&mut wire)).await;
+            let named = named.map_err(|_| Cut::Head)?.map_err(|_| Cut::ProxyProtocol)?;
+            if let Named::Client(client) = named {
+                peer = canonical(client);
+                place = self.may_connect(peer, place)?;
+            }
+        }
+        let mut multiplexed = false;
+        if self.listener.h2c {
+            let told = timeout_at(until, speaks_h2(&mut wire)).await;
+            multiplexed = told.map_err(|_| Cut::Head)?.unwrap_or_default();
+        }
+        let connection = Arc::new(Connection::new(Arc::clone(&self.listener), peer));
+        let parts = Parts { connection, accepted, place, open, meters: Arc::clone(&self.meters) };
+        Io::new(Transport::Plain(wire), multiplexed, parts, &self.limits).map_err(|_| Cut::Head)
+    }
+}
+
+/// An IPv4 address in IPv6's clothes is an IPv4 address.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Whether a client begins with HTTP/2's preface (RFC 9113 section 3.3, prior knowledge).
+async fn speaks_h2(wire: &mut Wire) -> io::Result<bool> {
+    let told = |ahead: &[u8]| ahead.len() >= PREFACE.len() || !PREFACE.starts_with(ahead);
+    Ok(wire.look_ahead(PREFACE.len(), told).await? && wire.ahead().starts_with(PREFACE))
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
+}

@@ -1,0 +1,61 @@
+//! Sockets that are bound before anything starts, so that a taken port is a clear error and port 0 a known one.
+//! Not here: what comes in on them (`accept`).
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::{self, Backlog, setsockopt, sockopt};
+
+use super::ListenError;
+use crate::conf::{Conf, Limits, Listener};
+
+/// Connections that the kernel holds for us while all workers are busy.
+const BACKLOG: i32 = 4096;
+/// How long a silent connection is left alone before its other end is asked for a sign of life.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// A bound socket that does not accept yet.
+#[derive(Debug)]
+pub struct Bound {
+    /// What it belongs to.
+    pub listener: Arc<Listener>,
+    /// Where it listens; the port is never 0.
+    pub address: SocketAddr,
+    /// The address that was asked for, if it was refused for want of credentials.
+    pub instead_of: Option<SocketAddr>,
+    pub(super) socket: TcpListener,
+}
+
+impl Bound {
+    /// Binds a listener's address; the loopback address of the same port if nobody has to authenticate.
+    pub(super) fn bind(conf: &Conf, listener: &Listener) -> Result<Self, ListenError> {
+        let instead = conf.loopback_instead(listener);
+        let address = instead.unwrap_or(listener.address);
+        let failed = |source| ListenError::Bind { address, source };
+        let socket = TcpListener::bind(address).map_err(failed)?;
+        prepare(&socket, &conf.limits).map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        let instead_of = instead.map(|_| listener.address);
+        Ok(Self { listener: Arc::new(listener.clone()), address, instead_of, socket })
+    }
+}
+
+/// Options that accepted sockets inherit, so that a connection costs no system call for them.
+fn prepare(socket: &TcpListener, limits: &Limits) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    // A longer queue than the standard library asks for; the call may be repeated on a listening socket.
+    socket::listen(socket, Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN))?;
+    setsockopt(socket, sockopt::TcpNoDelay, &true)?;
+    setsockopt(socket, sockopt::KeepAlive, &true)?;
+    #[cfg(target_os = "linux")]
+    {
+        setsockopt(socket, sockopt::TcpKeepIdle, &u32::try_from(SILENCE.as_secs()).unwrap_or(u32::MAX))?;
+        // What lies in the kernel's buffer and is not taken by the other end ends the connection like a write that
+        // waits: this is the deadline of small answers, which never wait here.
+        let patience = u32::try_from(limits.write_timeout.as_millis()).unwrap_or(u32::MAX);
+        setsockopt(socket, sockopt::TcpUserTimeout, &patience)?;
+    }
+    Ok(())
+}

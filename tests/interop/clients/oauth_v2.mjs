@@ -1,0 +1,39 @@
+// The official TypeScript SDK, version 2, as an OAuth client: logs in, calls a tool, steps up, calls another.
+// Not here: its memory and browser (login.mjs); what is expected (tests/it/oauth.rs).
+//
+// usage: node oauth_v2.mjs URL --mode legacy|auto --tool NAME --args JSON --higher NAME --higher-args JSON
+
+import { Client, StreamableHTTPClientTransport, UnauthorizedError } from '@modelcontextprotocol/client';
+import { loggedIn, Login } from './login.mjs';
+import { args, higher, higherArgs, mode, tool, url } from './options.mjs';
+
+const login = new Login('tollgate-ts-v2');
+const chosen = mode === 'auto' ? { versionNegotiation: { mode: 'auto' } } : {};
+let client, transport;
+// A transport cannot be started twice: a client that was sent to log in begins anew.
+const fresh = () => {
+    client = new Client({ name: 'tollgate-ts-v2', version: '1.0.0' }, chosen);
+    transport = new StreamableHTTPClientTransport(url, { authProvider: login });
+    return transport;
+};
+fresh();
+await loggedIn((again) => (again ? fresh() : transport), login, UnauthorizedError, (to) => client.connect(to));
+const { tools } = await client.listTools();
+const result = await client.callTool({ name: tool, arguments: args });
+const before = login.asked.length;
+const upgraded = await loggedIn(() => transport, login, UnauthorizedError, () => client.callTool({ name: higher, arguments: higherArgs }));
+const era = client.getNegotiatedProtocolVersion() >= '2026-07-28' ? 'modern' : 'legacy';
+if (era === 'legacy') await transport.terminateSession();
+await client.close();
+console.log(
+    JSON.stringify({
+        client: 'ts-v2',
+        era,
+        tools: tools.map((tool) => tool.name),
+        result,
+        higher: upgraded,
+        asked_before: before,
+        asked: login.asked,
+        tokens: login.history
+    })
+);
