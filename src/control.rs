@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::auth::{AuthError, Caller, Entrance};
 use crate::bridge::Bridge;
-use crate::conf::Access;
+use crate::conf::Limit;
 use crate::hub::Hub;
 use crate::limit::{Buckets, Decision, Draw, Layer};
 use crate::telemetry::{Audit, Meters};
@@ -139,16 +139,6 @@ fn router(control: Arc<Control>) -> Router {
         .with_state(control)
 }
 
-impl Control {
-    /// Takes a token from the caller's bucket, which is the same one that its calls draw on.
-    fn take(&self, access: &Access, caller: &Caller) -> Result<Option<Decision>, Decision> {
-        let rate = caller.limit.or(access.limit).and_then(|limit| limit.rate);
-        let key = self.buckets.key(Layer::Caller, &caller.id);
-        let draw = rate.map(|rate| Draw { key, rate, cost: 1, layer: Layer::Caller });
-        self.buckets.take(draw.as_slice())
-    }
-}
-
 /// Lets only those pass who may use every server, and so act on the catalog as a whole.
 async fn every_server(Extension(caller): Admitted, request: Request, next: Next) -> Response {
     if caller.may_use_all() {
@@ -170,6 +160,16 @@ async fn whole(request: Request, next: Next) -> Response {
     }
 }
 
+impl Control {
+    /// Takes a token from the caller's bucket, which is the same one that its calls draw on.
+    fn take(&self, caller: &Caller, everybody: Option<Limit>) -> Result<Option<Decision>, Decision> {
+        let rate = caller.limit.or(everybody).and_then(|limit| limit.rate);
+        let key = self.buckets.key(Layer::Caller, &caller.id);
+        let draw = rate.map(|rate| Draw { key, rate, cost: 1, layer: Layer::Caller });
+        self.buckets.take(draw.as_slice())
+    }
+}
+
 /// Authenticates a request and takes a token from its caller's bucket.
 async fn admit(State(control): Shared, mut request: Request, next: Next) -> Response {
     let in_force = Arc::clone(&control.entrance.in_force());
@@ -184,7 +184,7 @@ async fn admit(State(control): Shared, mut request: Request, next: Next) -> Resp
         }
     };
     control.meters.authentications(caller.kind.as_str(), "ok").inc();
-    let decision = match control.take(&in_force.access, &caller) {
+    let decision = match control.take(&caller, in_force.access.limit) {
         Ok(decision) => decision,
         Err(decision) => {
             control.meters.rate_limited(decision.layer.as_str());

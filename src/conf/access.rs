@@ -35,6 +35,11 @@ pub struct Auth {
     pub certificates: Vec<Certificate>,
     /// What callers without a credential may do; `None` refuses them once anything else is configured.
     pub anonymous: Option<Grant>,
+    /// Authorization servers that OAuth clients are sent to (RFC 9728 section 2), as their own metadata spells them.
+    /// Empty means: the issuers whose name is an address.
+    pub authorization_servers: Vec<String>,
+    /// Scopes that OAuth clients are told to ask for (`scopes_supported`, and the challenge of a 401).
+    pub scopes: Vec<String>,
 }
 
 impl Auth {
@@ -204,4 +209,18 @@ pub struct Rate {
     pub per: Duration,
     /// The bucket's size.
     pub burst: u32,
+}
+
+impl Rate {
+    /// Why a limiter that counts in nanoseconds could not keep this rate, if so: a token would take less than one, or a
+    /// full bucket longer than its clock reaches.
+    pub fn out_of_bounds(&self) -> Option<&'static str> {
+        const FILLED_NANOS_MAX: u128 = 10 * 365 * 86_400 * 1_000_000_000;
+        let nanos = self.per.as_nanos();
+        if nanos < u128::from(self.requests) {
+            return Some("more than 1,000,000,000 requests in a second");
+        }
+        let filled = nanos * u128::from(self.burst) / u128::from(self.requests.max(1));
+        (filled > FILLED_NANOS_MAX).then_some("so slow that it would take ten years to save up a burst")
+    }
 }

@@ -341,7 +341,7 @@ fn malformed_row(malformed: &Malformed) -> Row {
         MalformedKind::NotObject => (Code::INVALID_REQUEST, "not_an_object"),
         MalformedKind::Ambiguous(_) => (Code::INVALID_REQUEST, "ambiguous_member"),
         MalformedKind::Unversioned | MalformedKind::Envelope(_) => (Code::INVALID_REQUEST, "not_json_rpc"),
-        MalformedKind::Params => (Code::INVALID_PARAMS, "params"),
+        MalformedKind::Params | MalformedKind::NoText(_) => (Code::INVALID_PARAMS, "params"),
     };
     let words = malformed.kind.to_string();
     Row { status: StatusCode::BAD_REQUEST, code, reason, words, outcome: Outcome::Denied }
