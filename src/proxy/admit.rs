@@ -103,7 +103,7 @@ impl Admission {
         tally: &mut Tally,
     ) -> Result<(), Rejection> {
         let of = Use { caller: &admitted.caller, server, tool, is_call };
-        self.tolls.pay(&self.entrance.in_force().access, &of, &mut admitted.held, tally)
+        self.tolls.pay(&of, &mut admitted.held, tally)
     }
 
     /// A request that goes no further pays for having been looked at.
