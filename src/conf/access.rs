@@ -35,6 +35,11 @@ pub struct Auth {
     pub certificates: Vec<Certificate>,
     /// What callers without a credential may do; `None` refuses them once anything else is configured.
     pub anonymous: Option<Grant>,
+    /// Authorization servers that OAuth clients are sent to (RFC 9728 section 2), as their own metadata spells them.
+    /// Empty means: the issuers whose name is an address.
+    pub authorization_servers: Vec<String>,
+    /// Scopes that OAuth clients are told to ask for (`scopes_supported`, and the challenge of a 401).
+    pub scopes: Vec<String>,
 }
 
 impl Auth {
@@ -85,7 +90,7 @@ pub enum KeyMaterial {
 }
 
 /// An issuer of JSON Web Tokens.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issuer {
     /// The `iss` of its tokens. `None` only for the old form `auth.jwt` without an issuer.
     pub issuer: Option<String>,

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Uri, header};
 use pingora_http::RequestHeader;
+use pingora_proxy::Session;
 use prometheus::IntCounter;
 
 use super::framing;
 use super::rejection::Rejection;
-use crate::auth::{AuthError, Caller, CallerKind, Entrance, InForce};
+use crate::auth::{self, Caller, CallerKind, Entrance, InForce, Presented, Resource};
 use crate::conf::{Conf, Limits};
 use crate::limit::{Buckets, Decision, Gate, Permit};
 use crate::telemetry::Meters;
@@ -20,19 +21,19 @@ pub struct Admission {
     buckets: Arc<Buckets>,
     gate: Gate,
     names: Names,
+    /// The address under which clients reach the gateway, for audiences and metadata.
+    public_url: Option<Uri>,
     limits: Limits,
     meters: Arc<Meters>,
     authentications: Authentications,
 }
 
-/// How authentications ended, counted without a look-up by label.
+/// Authentications that went well, counted without a look-up by label.
 struct Authentications {
     anonymous: IntCounter,
     api_key: IntCounter,
     jwt: IntCounter,
     certificate: IntCounter,
-    missing: IntCounter,
-    invalid: IntCounter,
 }
 
 /// A caller who may go on, with the place it holds. Only [`Admission::admit`] makes one.
@@ -58,14 +59,13 @@ impl Admission {
             api_key: counter(CallerKind::ApiKey.as_str(), "ok"),
             jwt: counter(CallerKind::Jwt.as_str(), "ok"),
             certificate: counter(CallerKind::Certificate.as_str(), "ok"),
-            missing: counter("none", "missing"),
-            invalid: counter("unknown", "invalid"),
         };
         let names = match conf.listeners.first() {
             Some(listener) => Names { hosts: lower(&listener.hosts), origins: lower(&listener.origins) },
             None => Names { hosts: Vec::new(), origins: Vec::new() },
         };
-        Self { entrance, buckets, gate, names, limits: conf.limits, authentications, meters }
+        let public_url = conf.listeners.first().and_then(|listener| listener.public_url.clone());
+        Self { entrance, buckets, gate, names, public_url, limits: conf.limits, authentications, meters }
     }
 
     /// Checks what needs no caller: sizes of the head, how the body is framed, `Host` and `Origin`.
@@ -83,10 +83,11 @@ impl Admission {
         self.names.check(&request.uri, &request.headers)
     }
 
-    /// Hop 2: who calls, whether the caller's bucket has a token, and a place among the calls in flight.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Admitted, Rejection> {
+    /// Hop 2: who calls, whether the caller's bucket has a token, and a place among the calls in flight. `path` is that
+    /// of the door, without what follows at a raw upstream.
+    pub(super) async fn admit(&self, session: &Session, path: &str) -> Result<Admitted, Rejection> {
         let in_force = self.entrance.in_force();
-        let caller = self.authenticate(&in_force, headers)?;
+        let caller = self.authenticate(&in_force, session, path).await?;
         let rate = caller.limit.or(in_force.access.limit).and_then(|limit| limit.rate);
         let decision = rate.map(|rate| self.buckets.take(caller.id, rate));
         if let Some(decision) = decision.filter(|decision| !decision.allowed) {
@@ -97,25 +98,42 @@ impl Admission {
         Ok(Admitted { caller, decision, _permit: permit })
     }
 
-    fn authenticate(&self, in_force: &InForce, headers: &HeaderMap) -> Result<Arc<Caller>, Rejection> {
-        match in_force.authenticator.authenticate(headers) {
-            Ok(caller) => {
-                match caller.kind {
-                    CallerKind::Anonymous => self.authentications.anonymous.inc(),
-                    CallerKind::ApiKey => self.authentications.api_key.inc(),
-                    CallerKind::Jwt => self.authentications.jwt.inc(),
-                    CallerKind::Certificate => self.authentications.certificate.inc(),
-                }
-                Ok(caller)
+    async fn authenticate(
+        &self,
+        in_force: &InForce,
+        session: &Session,
+        path: &str,
+    ) -> Result<Arc<Caller>, Rejection> {
+        let request = session.req_header();
+        let resource = self.public_url.as_ref().map(|public_url| Resource { public_url, path });
+        let presented = Presented {
+            // What is in the query of a raw upstream is for the upstream.
+            query: request.uri.query().filter(|_| request.uri.path() == path),
+            resource,
+            ..Presented::headers(&request.headers)
+        };
+        let result = in_force.authenticator.authenticate(&presented).await;
+        match &result {
+            Ok(caller) => self.authentications.came(caller.kind),
+            Err(error) => {
+                let (method, result) = auth::labels(Err(*error));
+                self.meters.authentications(method, result).inc();
             }
-            Err(AuthError::Missing) => {
-                self.authentications.missing.inc();
-                Err(Rejection::NoCredential)
-            }
-            Err(AuthError::Invalid) => {
-                self.authentications.invalid.inc();
-                Err(Rejection::BadCredential)
-            }
+        }
+        result.map_err(|error| {
+            let challenge = in_force.authenticator.resource_server().challenge(resource, error.challenge());
+            Rejection::Unauthenticated { error, challenge }
+        })
+    }
+}
+
+impl Authentications {
+    fn came(&self, kind: CallerKind) {
+        match kind {
+            CallerKind::Anonymous => self.anonymous.inc(),
+            CallerKind::ApiKey => self.api_key.inc(),
+            CallerKind::Jwt => self.jwt.inc(),
+            CallerKind::Certificate => self.certificate.inc(),
         }
     }
 }

@@ -25,7 +25,7 @@ pub(super) async fn at_server(
     view: &View,
     id: &str,
 ) -> Result<(), Rejection> {
-    let admitted = admit(proxy, session, ctx)?;
+    let admitted = admit(proxy, session, ctx).await?;
     let verb = session.req_header().method.clone();
     // The message is read before the server is looked up, so that every refusal from here on answers its id.
     let (asked, message_id) = match verb {
@@ -44,7 +44,7 @@ pub(super) async fn at_envelope(
     ctx: &mut Ctx,
     view: &View,
 ) -> Result<(), Rejection> {
-    let admitted = admit(proxy, session, ctx)?;
+    let admitted = admit(proxy, session, ctx).await?;
     if !headers::is_json(&session.req_header().headers) {
         return Err(Rejection::NotJsonType);
     }
@@ -68,7 +68,7 @@ pub(super) async fn at_rpc(
     ctx: &mut Ctx,
     view: &View,
 ) -> Result<(), Rejection> {
-    let admitted = admit(proxy, session, ctx)?;
+    let admitted = admit(proxy, session, ctx).await?;
     let mut named = session.req_header().headers.get_all(headers::SERVER_ID).iter();
     let server = match (named.next().and_then(|value| value.to_str().ok()), named.next()) {
         (Some(server), None) => server.trim().to_owned(),
@@ -115,8 +115,8 @@ async fn plain(
     answer(proxy, session, ctx, waiter, asked).await
 }
 
-fn admit(proxy: &Proxy, session: &Session, ctx: &mut Ctx) -> Result<Admitted, Rejection> {
-    let admitted = proxy.admission.admit(&session.req_header().headers);
+async fn admit(proxy: &Proxy, session: &Session, ctx: &mut Ctx) -> Result<Admitted, Rejection> {
+    let admitted = proxy.admission.admit(session, session.req_header().uri.path()).await;
     match &admitted {
         Ok(admitted) => {
             ctx.record.caller = Some(Arc::clone(&admitted.caller));

@@ -80,7 +80,8 @@ pub(super) async fn to_server(
     (id, rest): (&str, &str),
 ) -> std::result::Result<Forward, Rejection> {
     let request = session.req_header();
-    let admitted = admission.admit(&request.headers)?;
+    let path = request.uri.path();
+    let admitted = admission.admit(session, path.strip_suffix(rest).unwrap_or(path)).await?;
     ctx.record.caller = Some(admitted.caller.clone());
     ctx.decision = admitted.decision;
     if climbs(rest) {

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use super::headers::REQUEST_ID;
-use crate::auth::Caller;
+use crate::auth::{AuthError, Caller};
 use crate::hub::{HubError, Lie};
 use crate::limit::Decision;
 use crate::mcp::{Code, HeaderFault, Id, Malformed, MalformedKind, RpcError};
@@ -27,8 +27,7 @@ pub(super) enum Rejection {
     Origin,
     UriTooLong,
     HeadersTooLarge,
-    NoCredential,
-    BadCredential,
+    Unauthenticated { error: AuthError, challenge: HeaderValue },
     RateLimited { decision: Decision, caller: Arc<Caller> },
     Busy,
     BodyTooLarge { bytes_max: usize },
@@ -115,12 +114,7 @@ impl Rejection {
             Self::HeadersTooLarge => {
                 bad(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "too many or too large headers")
             }
-            Self::NoCredential => {
-                row(S::UNAUTHORIZED, Code::UNAUTHENTICATED, "no_credential", "API key required", Denied)
-            }
-            Self::BadCredential => {
-                row(S::UNAUTHORIZED, Code::UNAUTHENTICATED, "bad_credential", "Invalid API key", Denied)
-            }
+            Self::Unauthenticated { error, .. } => auth_row(*error),
             Self::RateLimited { .. } => row(
                 S::TOO_MANY_REQUESTS,
                 Code::RATE_LIMITED,
@@ -228,7 +222,7 @@ impl Rejection {
         };
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.add_headers(&mut headers, style);
+        self.add_headers(&mut headers);
         if let Ok(id) = HeaderValue::from_str(request_id) {
             headers.insert(REQUEST_ID, id);
         }
@@ -238,7 +232,9 @@ impl Rejection {
     /// Contract 001: 403 for a wrong key, and its own codes for what a backend did.
     fn as_the_contract_says(&self, row: &mut Row) {
         match self {
-            Self::BadCredential => row.status = StatusCode::FORBIDDEN,
+            Self::Unauthenticated { error: AuthError::Invalid | AuthError::Expired, .. } => {
+                row.status = StatusCode::FORBIDDEN;
+            }
             Self::Hub { error: HubError::Upstream(_) | HubError::Lie(_), .. } => {
                 row.code = Code::SERVER_ERROR;
                 row.words = format!("Server error: {}", row.words);
@@ -247,13 +243,15 @@ impl Rejection {
         }
     }
 
-    fn add_headers(&self, headers: &mut HeaderMap, style: Style) {
+    fn add_headers(&self, headers: &mut HeaderMap) {
         match self {
-            Self::NoCredential | Self::BadCredential
-                if style != Style::OpenMcp || matches!(self, Self::NoCredential) =>
-            {
-                headers
-                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tollgate\""));
+            Self::Unauthenticated { error: AuthError::Unavailable, .. } => {
+                headers.insert(header::RETRY_AFTER, 5.into());
+            }
+            // A client gets no further with another credential of the same kind.
+            Self::Unauthenticated { error: AuthError::Kind, .. } => {}
+            Self::Unauthenticated { challenge, .. } => {
+                headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
             }
             Self::WrongMethod { allow } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
@@ -278,6 +276,34 @@ impl Rejection {
 pub(super) fn rate_headers(headers: &mut HeaderMap, decision: &Decision) {
     for (name, number) in decision.headers() {
         headers.insert(name, number.into());
+    }
+}
+
+fn auth_row(error: AuthError) -> Row {
+    let row = |status, code, reason, words: &str| Row {
+        status,
+        code,
+        reason,
+        words: words.into(),
+        outcome: Outcome::Denied,
+    };
+    let unauthenticated = |reason, words| row(StatusCode::UNAUTHORIZED, Code::UNAUTHENTICATED, reason, words);
+    match error {
+        AuthError::Missing => unauthenticated("no_credential", "API key required"),
+        AuthError::Invalid => unauthenticated("bad_credential", "Invalid API key"),
+        AuthError::Expired => unauthenticated("expired_credential", "the credential has expired"),
+        AuthError::Kind => row(
+            StatusCode::FORBIDDEN,
+            Code::FORBIDDEN,
+            "credential_kind",
+            "credentials of this kind are not taken here",
+        ),
+        AuthError::Unavailable => row(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Code::UNAVAILABLE,
+            "issuer_unavailable",
+            "the keys of the token's issuer cannot be read: try again",
+        ),
     }
 }
 
