@@ -50,7 +50,7 @@ pub use entrance::{Entrance, InForce};
 pub use key::KeyError;
 pub use key_source::FileError;
 pub use metadata::{Challenge, Resource, ResourceServer, WELL_KNOWN};
-pub use policy::{Allowed, Denied, allow};
+pub use policy::{Allowed, Demand, Denied, ItemKind, Policy, Rulebook, Sight, Verdict, Why, allow};
 
 /// Who is calling, after authentication.
 #[derive(Debug, Clone)]

@@ -6,6 +6,7 @@
 mod access;
 mod check;
 mod effective;
+mod key;
 mod layer;
 mod listener;
 mod load;
@@ -13,15 +14,18 @@ mod model;
 mod raw;
 #[cfg(test)]
 mod reference;
+mod secret;
 
 pub use access::{
     Access, Algorithm, ApiKey, Auth, Certificate, CertificateMatch, Claims, Grant, Issuer, IssuerKeys,
     KeyMaterial, Limit, Rate,
 };
 pub use effective::{Effective, EffectiveValue};
+pub use key::{NewKey, new_key};
 pub use listener::{Doors, Kinds, Listener, Tls};
 pub use load::{Flags, Loaded, Sources, load};
 pub use model::{AuditSink, Conf, Limits, LogConf, LogFormat, Secret, SessionConf};
+pub use secret::session_key;
 
 /// The environment of this process. Variables that are not UTF-8 are left out: no setting can be.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]

@@ -12,7 +12,7 @@ mod parse;
 mod schema;
 
 pub use expand::expand_text;
-pub use fields::{At, Entries, Period, Size};
+pub use fields::{At, Entries, Period, Size, Words};
 pub use mistake::{Code, Mistake, Mistakes, Report, Severity, Source};
 pub use schema::schema_of;
 

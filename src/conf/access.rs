@@ -210,3 +210,17 @@ pub struct Rate {
     /// The bucket's size.
     pub burst: u32,
 }
+
+impl Rate {
+    /// Why a limiter that counts in nanoseconds could not keep this rate, if so: a token would take less than one, or a
+    /// full bucket longer than its clock reaches.
+    pub fn out_of_bounds(&self) -> Option<&'static str> {
+        const FILLED_NANOS_MAX: u128 = 10 * 365 * 86_400 * 1_000_000_000;
+        let nanos = self.per.as_nanos();
+        if nanos < u128::from(self.requests) {
+            return Some("more than 1,000,000,000 requests in a second");
+        }
+        let filled = nanos * u128::from(self.burst) / u128::from(self.requests.max(1));
+        (filled > FILLED_NANOS_MAX).then_some("so slow that it would take ten years to save up a burst")
+    }
+}

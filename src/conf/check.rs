@@ -1,66 +1,79 @@
 //! From the file's form to the checked configuration, with every mistake reported where it stands.
-//! Not here: the form and the defaults (`raw`), credentials (`check/credentials.rs`).
+//! Not here: the form and the defaults (`raw`), credentials, listeners and limits (`check/`).
 
 mod credentials;
+mod issuer;
+mod limit;
+mod listener;
+mod secret;
+mod tls;
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http::Uri;
 use tracing_subscriber::EnvFilter;
 
-use super::raw::{RawConf, RawLimits, RawLog, RawLogFormat, RawRate, RawSession};
-use super::{
-    Access, AuditSink, Conf, Doors, Kinds, Limit, Limits, Listener, LogConf, LogFormat, Rate, SessionConf,
-};
-use crate::document::{At, Code, Period, Report, Size, Span, nearest};
+use super::raw::{RawConf, RawListener, RawLog, RawLogFormat, RawSession};
+use super::{Access, AuditSink, Conf, Limit, LogConf, LogFormat, SessionConf};
+use crate::document::{At, Code, Period, Report, Span, nearest};
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
 /// Threads beyond this are a mistyped number.
 const THREADS_MAX: usize = 1024;
 
+/// Names stand in every log line.
+const NAME_CHARS_MAX: usize = 64;
+
 /// Turns a path of the configuration into one that does not depend on where it was written.
 pub(super) type Locate<'a> = &'a dyn Fn(&At<String>, &Report) -> PathBuf;
 
-/// Checks a decoded configuration in which every default was set. What is returned means nothing if something was
-/// reported.
-pub(super) fn check(raw: RawConf, locate: Locate<'_>, report: &mut Report) -> Conf {
-    let mut checker = Checker { report };
-    let listen = checker.listen(raw.listen);
-    let hosts = checker.words(raw.hosts, host, "a host such as `mcp.example.com` or `mcp.example.com:8443`");
-    let origins = checker.words(raw.origins, origin, "an origin such as `https://app.example.com`");
-    let threads = raw.threads.unwrap_or_default();
+/// Checks a decoded configuration in which every default was set. Files are looked for below `dir`. What is returned
+/// means nothing if a mistake was reported.
+pub(super) fn check(mut raw: RawConf, dir: &Path, locate: Locate<'_>, report: &mut Report) -> Conf {
+    let mut checker = Checker {
+        report,
+        dir,
+        locate,
+        classes: BTreeMap::new(),
+        classes_used: HashSet::new(),
+        without_audience: Vec::new(),
+        certificates: None,
+    };
+    let threads = raw.threads.take().unwrap_or_default();
     if !(1..=THREADS_MAX).contains(&threads.value) && !threads.span.eq(&Span::default()) {
         let message = format!("expected a whole number from 1 to {THREADS_MAX}");
         checker.report.add(threads.span, Code::InvalidValue, message);
     }
-    let auth = checker.auth(raw.auth.unwrap_or_default());
-    let limit = raw.limit.and_then(|limit| checker.rate(&limit));
-    let limit = limit.map(|rate| Limit { rate: Some(rate), in_flight: None });
+    let access = checker.access(&mut raw);
+    let several = raw.listeners.take();
+    let single = RawListener {
+        name: None,
+        listen: raw.listen,
+        doors: raw.doors,
+        kinds: raw.kinds,
+        networks: raw.networks,
+        hosts: raw.hosts,
+        origins: raw.origins,
+        public_url: raw.public_url,
+        trusted_proxies: raw.trusted_proxies,
+        proxy_protocol: raw.proxy_protocol,
+        tls: raw.tls,
+        h2c: raw.h2c,
+    };
+    let listeners = checker.listeners(single, several, &access.auth);
     let session = checker.session(raw.session.unwrap_or_default());
     let log = checker.log(raw.log.unwrap_or_default());
     let limits = checker.limits(&raw.limits.unwrap_or_default());
     Conf {
-        listeners: vec![Listener {
-            name: "main".into(),
-            address: listen,
-            doors: Doors::ALL,
-            kinds: Kinds::ALL,
-            networks: None,
-            hosts,
-            origins,
-            public_url: None,
-            trusted_proxies: Vec::new(),
-            proxy_protocol: false,
-            tls: None,
-            h2c: false,
-        }],
-        catalog: raw.catalog.map(|path| locate(&path, report)),
-        state_dir: raw.state_dir.map(|path| locate(&path, report)).unwrap_or_default(),
+        listeners,
+        catalog: raw.catalog.map(|path| checker.path(&path)),
+        state_dir: raw.state_dir.map(|path| checker.path(&path)).unwrap_or_default(),
         threads: threads.value,
         drain: raw.drain.map(|period| period.0).unwrap_or_default(),
-        access: Access { auth, limit, ..Access::default() },
+        access,
         session,
         log,
         limits,
@@ -69,52 +82,82 @@ pub(super) fn check(raw: RawConf, locate: Locate<'_>, report: &mut Report) -> Co
 
 struct Checker<'a> {
     report: &'a mut Report,
+    dir: &'a Path,
+    locate: Locate<'a>,
+    classes: BTreeMap<String, Limit>,
+    classes_used: HashSet<String>,
+    /// Issuers that rely on the addresses of doors.
+    without_audience: Vec<Span>,
+    /// The first caller by certificate.
+    certificates: Option<Span>,
 }
 
 impl Checker<'_> {
-    fn listen(&mut self, raw: Option<At<String>>) -> SocketAddr {
-        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let Some(raw) = raw else { return nowhere };
-        let text = raw.replacen("localhost:", "127.0.0.1:", 1);
-        text.parse().unwrap_or_else(|_| {
-            let message = "expected an address and a port, such as `127.0.0.1:4444` or `[::]:4444`";
-            match text.strip_prefix(':').map(str::parse::<u16>) {
-                Some(Ok(port)) => {
-                    let advice = format!("did you mean `0.0.0.0:{port}`?");
-                    self.report.advise(raw.span, Code::InvalidValue, message, advice);
-                }
-                _ => self.report.add(raw.span, Code::InvalidValue, message),
-            }
-            nowhere
-        })
+    /// Who may come in and how often. Limits before credentials, which refer to them.
+    fn access(&mut self, raw: &mut RawConf) -> Access {
+        let limit = raw.limit.take().and_then(|limit| self.limit(&limit));
+        let address_limit = raw.address_limit.take().and_then(|rate| self.rate(&rate));
+        let flood = raw.flood.take().map(|flood| self.at_least_one(Some((flood.value, flood.span))));
+        let classes = raw.limit_classes.take().unwrap_or_default().0;
+        for (name, class) in &classes {
+            self.name(name);
+            let limit = self.limit(class).unwrap_or_default();
+            self.classes.insert(name.value.clone(), limit);
+        }
+        let auth = self.auth(raw.auth.take().unwrap_or_default());
+        let is_claimed = auth.issuers.iter().any(|issuer| issuer.claims.limit_class.is_some());
+        for (name, _) in
+            classes.iter().filter(|(name, _)| !is_claimed && !self.classes_used.contains(&name.value))
+        {
+            let advice = "name it in `limit_class` of a credential, or in `claims.limit_class` of an issuer";
+            self.report.warn_advise(name.span, Code::Unused, "a class that no credential uses", advice);
+        }
+        Access { auth, limit, classes: self.classes.clone(), address_limit, flood }
     }
 
-    fn words(
+    fn path(&self, raw: &At<String>) -> PathBuf {
+        (self.locate)(raw, self.report)
+    }
+
+    fn name(&mut self, name: &At<String>) {
+        let is_name = !name.trim().is_empty()
+            && name.chars().count() <= NAME_CHARS_MAX
+            && !name.chars().any(char::is_control);
+        if !is_name {
+            let message = format!("expected a name of 1 to {NAME_CHARS_MAX} visible characters");
+            self.report.add(name.span, Code::InvalidValue, message);
+        }
+    }
+
+    fn unique<K: std::hash::Hash + Eq>(
         &mut self,
-        raw: Option<Vec<At<String>>>,
-        is_valid: fn(&str) -> bool,
-        wanted: &str,
-    ) -> Vec<String> {
-        let raw = raw.unwrap_or_default();
-        for word in raw.iter().filter(|word| !is_valid(word)) {
-            self.report.add(word.span, Code::InvalidValue, format!("expected {wanted}"));
+        seen: &mut HashMap<K, Span>,
+        key: K,
+        span: Span,
+        message: &str,
+    ) {
+        if seen.insert(key, span).is_some() {
+            self.report.add(span, Code::Conflict, message);
         }
-        raw.into_iter().map(|word| word.value.to_ascii_lowercase()).collect()
     }
 
-    fn rate(&mut self, raw: &At<RawRate>) -> Option<Rate> {
-        if raw.requests.is_none() {
-            self.missing(raw.span, "a limit needs `requests`");
+    /// An address of a server that others ask or name: `https`, or `http` on loopback; without user information.
+    fn server_url(&mut self, raw: &At<String>) -> Option<Uri> {
+        let found = raw.parse::<Uri>().ok().filter(|uri| {
+            let authority = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+            let is_safe = match uri.scheme_str() {
+                Some("https") => true,
+                Some("http") => is_loopback(uri.host().unwrap_or_default()),
+                _ => false,
+            };
+            authority && is_safe && !raw.contains('#')
+        });
+        if found.is_none() {
+            let message =
+                "expected an `https` address, or an `http` one on loopback, without user and fragment";
+            self.report.add(raw.span, Code::InvalidValue, message);
         }
-        if raw.per.is_none() {
-            self.missing(raw.span, "a limit needs `per`, such as `1m`");
-        }
-        for zero in [&raw.requests, &raw.burst].into_iter().flatten().filter(|count| count.value == 0) {
-            self.report.add(zero.span, Code::InvalidValue, "must be at least 1");
-        }
-        let per = self.positive(raw.per.as_ref());
-        let requests = raw.requests.as_ref()?.value;
-        Some(Rate { requests, per, burst: raw.burst.as_ref().map_or(requests, |burst| burst.value) })
+        found
     }
 
     fn session(&mut self, raw: RawSession) -> SessionConf {
@@ -128,8 +171,12 @@ impl Checker<'_> {
             RawLogFormat::Text => LogFormat::Text,
             RawLogFormat::Json => LogFormat::Json,
         };
+        let audit = match raw.audit.as_ref() {
+            None => AuditSink::Stdout,
+            Some(sink) => self.audit(sink),
+        };
         let Some(level) = raw.level else {
-            return LogConf { format, level: String::new(), audit: AuditSink::Stdout };
+            return LogConf { format, level: String::new(), audit };
         };
         // To the filter a mistyped level is the name of a target, for which it would be silent.
         let is_word = level.bytes().all(|byte| byte.is_ascii_alphanumeric());
@@ -146,60 +193,7 @@ impl Checker<'_> {
                 None => self.report.add(level.span, Code::InvalidValue, message),
             }
         }
-        LogConf { format, level: level.value, audit: AuditSink::Stdout }
-    }
-
-    fn limits(&mut self, raw: &RawLimits) -> Limits {
-        Limits {
-            body_bytes_max: self.size(raw.body.as_ref()),
-            header_bytes_max: self.size(raw.headers.as_ref()),
-            header_count_max: self.count(raw.header_count.as_ref()),
-            uri_bytes_max: self.size(raw.uri.as_ref()),
-            json_depth_max: self.depth(raw.json_depth.as_ref()),
-            body_timeout: self.positive(raw.body_timeout.as_ref()),
-            body_bytes_per_second_min: 256,
-            header_timeout: Duration::from_secs(10),
-            connections_max: 50_000,
-            connections_per_address_max: 50_000,
-            requests_per_connection_max: 100_000,
-            h2_streams_max: 100,
-            tokens_max: 100_000,
-            keepalive: self.positive(raw.keepalive.as_ref()),
-            write_timeout: self.positive(raw.write_timeout.as_ref()),
-            in_flight_max: self.count(raw.in_flight.as_ref()),
-            buckets_max: self.count(raw.buckets.as_ref()),
-            line_bytes_max: self.size(raw.line.as_ref()),
-            child_pending_max: self.count(raw.child_pending.as_ref()),
-            child_queue_max: self.count(raw.child_queue.as_ref()),
-            stderr_bytes_max: self.size(raw.stderr.as_ref()),
-            idle_connections_max: self.count(raw.idle_connections.as_ref()),
-            answer_bytes_max: self.size(raw.answer.as_ref()),
-            tool_labels_max: self.count(raw.tool_labels.as_ref()),
-        }
-    }
-
-    fn size(&mut self, raw: Option<&At<Size>>) -> usize {
-        self.at_least_one(raw.map(|size| (size.0, size.span)))
-    }
-
-    fn count(&mut self, raw: Option<&At<usize>>) -> usize {
-        self.at_least_one(raw.map(|count| (count.value, count.span)))
-    }
-
-    fn at_least_one(&mut self, raw: Option<(usize, Span)>) -> usize {
-        let Some((value, span)) = raw else { return 0 };
-        if value == 0 {
-            self.report.add(span, Code::InvalidValue, "must be at least 1");
-        }
-        value
-    }
-
-    fn depth(&mut self, raw: Option<&At<usize>>) -> usize {
-        // serde_json refuses more than 128 by itself.
-        if let Some(deep) = raw.filter(|depth| depth.value > 128) {
-            self.report.add(deep.span, Code::InvalidValue, "must be at most 128");
-        }
-        self.count(raw)
+        LogConf { format, level: level.value, audit }
     }
 
     fn positive(&mut self, raw: Option<&At<Period>>) -> Duration {
@@ -207,6 +201,22 @@ impl Checker<'_> {
             self.report.add(zero.span, Code::InvalidValue, "must be longer than 0");
         }
         raw.map(|period| period.0).unwrap_or_default()
+    }
+
+    fn audit(&mut self, raw: &At<String>) -> AuditSink {
+        match raw.as_str() {
+            "stdout" => AuditSink::Stdout,
+            "off" => AuditSink::Off,
+            _ => {
+                let path = self.path(raw);
+                let full = self.dir.join(&path);
+                if full.is_dir() || !full.parent().is_some_and(|parent| parent.is_dir()) {
+                    let message = "expected `stdout`, `off`, or a file in a directory that is there";
+                    self.report.add(raw.span, Code::NotFound, message);
+                }
+                AuditSink::File(path)
+            }
+        }
     }
 
     /// Reports that something required is absent, unless it was there and was itself wrong.
@@ -217,15 +227,7 @@ impl Checker<'_> {
     }
 }
 
-fn host(text: &str) -> bool {
-    let authority = text.parse::<http::uri::Authority>();
-    authority.is_ok_and(|authority| !authority.host().is_empty() && !text.contains(['@', '*']))
-}
-
-fn origin(text: &str) -> bool {
-    text.split_once("://").is_some_and(|(scheme, rest)| {
-        scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
-            && scheme.starts_with(|first: char| first.is_ascii_alphabetic())
-            && host(rest)
-    })
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }

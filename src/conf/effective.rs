@@ -1,7 +1,6 @@
 //! Every setting with its value and where that came from, as `config show` prints it.
 //! Not here: the values the gateway works with (`model`).
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::ser::SerializeMap;
@@ -35,7 +34,7 @@ pub struct EffectiveValue {
 impl Effective {
     pub(super) fn new(document: &Document) -> Self {
         let settings = layer::settings();
-        let secrets = secret_names(&schema());
+        let schema = schema();
         let is_set = |path: &str| layer::find(&document.root, path).is_some_and(|node| !node.is_null());
         // A rate or a token form is shown as one null when there is none, and by its parts when there is one.
         let is_shown = |path: &str| {
@@ -51,8 +50,7 @@ impl Effective {
             let node = layer::find(&document.root, &setting.path).filter(|node| !node.is_null());
             let value = match node {
                 None => Json::Null,
-                Some(_) if setting.is_secret => json!(HIDDEN),
-                Some(node) => match plain(node, &secrets) {
+                Some(node) => match plain(node, part(&schema, &setting.path)) {
                     // A variable says a list with commas.
                     Json::String(words) if setting.is_list => words.split(',').map(str::trim).collect(),
                     value => value,
@@ -66,6 +64,12 @@ impl Effective {
     }
 }
 
+/// The schema of a setting.
+fn part<'a>(schema: &'a Json, path: &str) -> &'a Json {
+    let step = |schema: &'a Json, key| schema.get("properties").and_then(|properties| properties.get(key));
+    path.split('.').try_fold(schema, step).unwrap_or(&Json::Null)
+}
+
 fn origin(report: &Report, span: Span) -> String {
     let Some(source) = report.source(span.source) else { return layer::DEFAULT.to_owned() };
     if source.is_file() {
@@ -75,22 +79,10 @@ fn origin(report: &Report, span: Span) -> String {
     }
 }
 
-/// Names of keys that hold secrets, wherever they stand.
-fn secret_names(schema: &Json) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    if let Some(object) = schema.as_object() {
-        for (key, inner) in object {
-            if inner.get("writeOnly").is_some() {
-                names.insert(key.clone());
-            }
-            names.append(&mut secret_names(inner));
-        }
-    }
-    names
-}
-
-fn plain(node: &Node, secrets: &BTreeSet<String>) -> Json {
+/// A value as it was given, with what `schema` calls a secret hidden.
+fn plain(node: &Node, schema: &Json) -> Json {
     match &node.value {
+        _ if schema.get("writeOnly").is_some() => json!(HIDDEN),
         Value::Scalar(scalar) if scalar.is_null() => Json::Null,
         Value::Scalar(scalar) if scalar.plain || scalar.expanded => match scalar.text.as_str() {
             "true" => json!(true),
@@ -98,12 +90,15 @@ fn plain(node: &Node, secrets: &BTreeSet<String>) -> Json {
             text => text.parse::<u64>().map_or_else(|_| json!(text), Json::from),
         },
         Value::Scalar(scalar) => json!(scalar.text),
-        Value::List(items) => items.iter().map(|item| plain(item, secrets)).collect(),
+        Value::List(items) => {
+            items.iter().map(|item| plain(item, schema.get("items").unwrap_or(&Json::Null))).collect()
+        }
         Value::Map(entries) => {
             let entry = |(key, value): &(Node, Node)| {
                 let key = key.text().unwrap_or_default();
-                let value = if secrets.contains(key) { json!(HIDDEN) } else { plain(value, secrets) };
-                (key.to_owned(), value)
+                let known = schema.get("properties").and_then(|properties| properties.get(key));
+                let inner = known.or_else(|| schema.get("additionalProperties")).unwrap_or(&Json::Null);
+                (key.to_owned(), plain(value, inner))
             };
             Json::Object(entries.iter().map(entry).collect())
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::schema;
+use super::{schema, secret};
 use crate::document::{Code, Document, Node, Report, Source, Span, nearest};
 
 /// Variables that are not settings but belong to the gateway.
@@ -18,9 +18,6 @@ const SHORT_NAMES: [(&str, &str); 3] = [
     ("TOLLGATE_LOG_LEVEL", "log.level"),
     ("TOLLGATE_LOG_FORMAT", "log.format"),
 ];
-
-/// A secret in a file, in bytes; keys are a hundredth of that.
-const SECRET_FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// What the mistakes and `config show` call values that nobody gave.
 pub(super) const DEFAULT: &str = "default";
@@ -44,7 +41,7 @@ pub(super) fn settings() -> Vec<Setting> {
         for (key, inner) in schema.get("properties").and_then(Json::as_object).into_iter().flatten() {
             let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
             // A section is only a container when all it holds is optional; a rate or a token form is a whole.
-            if inner.get("properties").is_some() && inner.get("required").is_none() {
+            if inner.get("properties").is_some() && !is_whole(inner) {
                 walk(&path, inner, out);
                 continue;
             }
@@ -60,6 +57,11 @@ pub(super) fn settings() -> Vec<Setting> {
     let mut out = Vec::new();
     walk("", &schema(), &mut out);
     out
+}
+
+/// Whether a mapping is a value of its own: some of its keys need each other.
+fn is_whole(schema: &Json) -> bool {
+    schema.get("required").or(schema.get("minProperties")).is_some()
 }
 
 /// Sets what a setting is unless something was given.
@@ -110,14 +112,20 @@ pub(super) fn set_variables(document: &mut Document, env: &[(String, String)]) {
             set_variable(document, setting, span, value);
             continue;
         }
-        let secret = name.strip_suffix("_FILE").and_then(|name| Some((name, names.get(name)?)));
-        match secret.filter(|(_, setting)| setting.is_secret) {
+        let from_file = name.strip_suffix("_FILE").and_then(|name| Some((name, names.get(name)?)));
+        match from_file.filter(|(_, setting)| setting.is_secret) {
             Some((plain, _)) if env.iter().any(|(other, value)| other == plain && !value.is_empty()) => {
                 let message = format!("{plain} is set, too: keep one of them");
                 document.report.add(span, Code::Conflict, message);
             }
-            Some((_, setting)) => match read_secret(Path::new(value)) {
-                Ok(text) => set_variable(document, setting, span, &text),
+            Some((_, setting)) => match secret::read_file(Path::new(value)) {
+                Ok(text) => {
+                    if secret::is_exposed(Path::new(value)) {
+                        let message = "a secret in a file that others can read";
+                        document.report.warn_advise(span, Code::Exposed, message, "chmod 600");
+                    }
+                    set_variable(document, setting, span, &text);
+                }
                 Err(error) => {
                     document.report.add(span, Code::Unreadable, format!("cannot read the secret: {error}"))
                 }
@@ -159,12 +167,4 @@ fn is_service_link(name: &str) -> bool {
         || rest.starts_with("PORT_")
         || rest.starts_with("SERVICE_HOST")
         || rest.starts_with("SERVICE_PORT")
-}
-
-fn read_secret(path: &Path) -> std::io::Result<String> {
-    use std::io::Read;
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(SECRET_FILE_BYTES_MAX).read_to_string(&mut text)?;
-    // Editors and `echo` end a file with a newline that is no part of the secret.
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }

@@ -78,7 +78,7 @@ pub(super) fn load_in(dir: &Path, sources: Sources) -> Result<Loaded, Mistakes> 
     set_defaults(&mut document, &places);
     let raw: RawConf = document.decode();
     let locate = |at: &At<String>, report: &Report| places.locate(at, report, file.as_deref());
-    let conf = check::check(raw, &locate, &mut document.report);
+    let conf = check::check(raw, dir, &locate, &mut document.report);
     let effective = Effective::new(&document);
     let warnings = document.report.finish()?;
     Ok(Loaded { conf, effective, file, warnings })
@@ -100,7 +100,12 @@ fn set_flags(document: &mut Document, flags: &Flags) {
 }
 
 fn set_defaults(document: &mut Document, places: &Places<'_>) {
+    let has_listeners = layer::find(&document.root, "listeners").is_some_and(|node| !node.is_null());
     for setting in layer::settings() {
+        // Several listeners stand instead of the one.
+        if has_listeners && setting.path == "listen" {
+            continue;
+        }
         if let Some(value) = &setting.default {
             layer::set_default(document, &setting.path, value);
         }

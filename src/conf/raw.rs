@@ -1,12 +1,20 @@
 //! The form of `tollgate.yaml`, as serde and editors see it.
-//! Not here: what is accepted (`check`), other places of values (`layer`).
+//! Not here: what is accepted (`check`), other places of values (`layer`); its longer sections (`raw/`).
 //!
 //! Every field's comment is its documentation, and every default stands here with its reason.
+
+mod auth;
+mod limit;
+mod listener;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::document::{At, Period, Size};
+pub(super) use auth::{RawAlgorithm, RawAuth, RawCertificate, RawClaims, RawIssuer, RawJwt, RawKey};
+pub(super) use limit::{RawLimit, RawLimits, RawRate};
+pub(super) use listener::{RawClientCertificates, RawDoor, RawKind, RawListener, RawTls, RawTlsVersion};
+
+use crate::document::{At, Entries, Period};
 
 /// Settings of the gateway itself. What is behind it stands in the catalog.
 ///
@@ -22,6 +30,50 @@ pub(super) struct RawConf {
     /// without credentials: as long as `auth` is empty, any other address is replaced by loopback.
     #[schemars(extend("default" = "127.0.0.1:4444"))]
     pub(super) listen: Option<At<String>>,
+    /// What can be reached there: `mcp` (`/servers/{id}/mcp` and the metadata for OAuth), `open-mcp` (`POST /mcp` and
+    /// `/rpc` of an Open MCP Gateway), `raw` (`/servers/{id}/raw/…`), `admin` (the native API), `metrics`, `health`.
+    /// Default: all of them, as one address is all there is.
+    #[schemars(extend("x-example" = ["mcp", "health"]))]
+    pub(super) doors: Option<At<Vec<At<RawDoor>>>>,
+    /// Kinds of callers that are let in: `anonymous`, `api_key`, `jwt`, `certificate`. Default: all of them; `auth` says
+    /// who these are.
+    #[schemars(extend("x-example" = ["api_key", "jwt"]))]
+    pub(super) kinds: Option<At<Vec<At<RawKind>>>>,
+    /// Addresses that may connect, as networks or single addresses. Default: any; an empty list means nobody.
+    #[schemars(extend("x-example" = ["10.0.0.0/8", "192.0.2.7"]))]
+    pub(super) networks: Option<At<Vec<At<String>>>>,
+    /// Values of the `Host` header to accept besides the address listened on and loopback names. Others are
+    /// refused, because a web page could rebind its name to the gateway.
+    #[schemars(extend("x-example" = ["mcp.example.com"]))]
+    pub(super) hosts: Option<Vec<At<String>>>,
+    /// Values of the `Origin` header to accept besides loopback ones; exact, such as `https://app.example.com`.
+    #[schemars(extend("x-example" = ["https://app.example.com"]))]
+    pub(super) origins: Option<Vec<At<String>>>,
+    /// Scheme and authority under which clients reach the gateway, without a path. Its host is accepted in `Host`, and
+    /// OAuth clients are told of it: an issuer without an `audience` signs for the addresses below it. Default: none.
+    #[schemars(extend("x-example" = "https://mcp.example.com"))]
+    pub(super) public_url: Option<At<String>>,
+    /// Proxies in front, as networks or single addresses: `X-Forwarded-For` from them tells the client's address. From
+    /// all others it is ignored, because anybody can send it. Default: none.
+    #[schemars(extend("x-example" = ["10.0.0.0/8"]))]
+    pub(super) trusted_proxies: Option<Vec<At<String>>>,
+    /// Whether every connection begins with a PROXY protocol header (version 1 or 2), as load balancers of layer 4 send
+    /// it. Only `trusted_proxies` may connect then.
+    #[schemars(extend("default" = false))]
+    pub(super) proxy_protocol: Option<At<bool>>,
+    /// TLS. The files are read again when they change. Default: plain text, as behind a proxy and on loopback.
+    #[schemars(extend("x-example" = {"certificate": "cert.pem", "key": "key.pem"}))]
+    pub(super) tls: Option<At<RawTls>>,
+    /// Whether HTTP/2 without TLS is taken, by prior knowledge. Only some proxies speak it, so it is off.
+    #[schemars(extend("default" = false))]
+    pub(super) h2c: Option<At<bool>>,
+    /// Several addresses instead of `listen`, each with its own doors and rules of admission. What one of them does not
+    /// say is taken from the keys above.
+    #[schemars(extend("x-example" = [
+        {"name": "public", "listen": "[::]:443", "doors": ["mcp"], "tls": {"certificate": "cert.pem", "key": "key.pem"}},
+        {"name": "inside", "listen": "127.0.0.1:4444"}
+    ]))]
+    pub(super) listeners: Option<At<Vec<At<RawListener>>>>,
     /// The catalog to serve; relative to this file. Default: the first of `./catalog.yaml`,
     /// `$XDG_CONFIG_HOME/tollgate/catalog.yaml` and `/etc/tollgate/catalog.yaml` that exists, else the built-in
     /// samples.
@@ -32,13 +84,6 @@ pub(super) struct RawConf {
     /// `~/.local/state/tollgate`.
     #[schemars(extend("x-example" = "/var/lib/tollgate"))]
     pub(super) state_dir: Option<At<String>>,
-    /// Values of the `Host` header to accept besides the address listened on and loopback names. Others are
-    /// refused, because a web page could rebind its name to the gateway.
-    #[schemars(extend("x-example" = ["mcp.example.com"]))]
-    pub(super) hosts: Option<Vec<At<String>>>,
-    /// Values of the `Origin` header to accept besides loopback ones; exact, such as `https://app.example.com`.
-    #[schemars(extend("x-example" = ["https://app.example.com"]))]
-    pub(super) origins: Option<Vec<At<String>>>,
     /// Worker threads. Default: the number of processor cores that the gateway may use.
     #[schemars(extend("x-example" = 4))]
     pub(super) threads: Option<At<usize>>,
@@ -48,74 +93,26 @@ pub(super) struct RawConf {
     pub(super) drain: Option<At<Period>>,
     /// Who may call. Without any credential everybody on this machine may, and nobody else.
     pub(super) auth: Option<RawAuth>,
-    /// The token bucket of every caller that has none of its own. Default: no limit.
-    #[schemars(extend("x-example" = {"requests": 600, "per": "1m", "burst": 100}))]
-    pub(super) limit: Option<At<RawRate>>,
+    /// The limit of every caller that has none of its own. Default: no limit.
+    #[schemars(extend("x-example" = {"requests": 600, "per": "1m", "burst": 100, "in_flight": 20}))]
+    pub(super) limit: Option<At<RawLimit>>,
+    /// Named limits, for `limit_class` of a credential and for a claim of tokens.
+    #[schemars(extend("x-example" = {"gold": {"requests": 6000, "per": "1m"}}))]
+    pub(super) limit_classes: Option<Entries<At<RawLimit>>>,
+    /// The token bucket of every client address, looked at before authentication; an IPv6 address counts with its /64,
+    /// which is what one customer gets. Default: none, because behind a proxy all clients have one address.
+    #[schemars(extend("x-example" = {"requests": 3000, "per": "1m", "burst": 300}))]
+    pub(super) address_limit: Option<At<RawRate>>,
+    /// Requests of one address in a second beyond which nothing of them is looked at: a coarse guard against floods, far
+    /// above what a client does. Default: none, for the reason of `address_limit`.
+    #[schemars(extend("x-example" = 500), range(min = 1))]
+    pub(super) flood: Option<At<u32>>,
     /// Sessions of clients that use protocol revisions before 2026-07-28.
     pub(super) session: Option<RawSession>,
-    /// The log, on stderr.
+    /// The log, on stderr, and the audit.
     pub(super) log: Option<RawLog>,
     /// Bounds. Whatever can grow has one; these are for machines with other proportions.
     pub(super) limits: Option<RawLimits>,
-}
-
-/// Who may call.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct RawAuth {
-    /// API keys, sent as `Authorization: Bearer …` or `X-API-Key: …`.
-    #[schemars(extend("x-example" = [{"name": "alice", "key": "${ALICE_KEY}", "servers": ["*"]}]))]
-    pub(super) keys: Option<Vec<At<RawKey>>>,
-    /// JSON Web Tokens signed with a shared secret (HS256).
-    #[schemars(extend("x-example" = {"secret": "${JWT_SECRET}", "issuer": "https://login.example.com", "servers": ["*"]}))]
-    pub(super) jwt: Option<At<RawJwt>>,
-}
-
-/// An API key.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["name", "key", "servers"]))]
-pub(super) struct RawKey {
-    /// Who holds it, in logs. Unique.
-    pub(super) name: Option<At<String>>,
-    /// The key: at least 16 bytes without spaces. `openssl rand -hex 32` makes a good one.
-    #[schemars(extend("writeOnly" = true))]
-    pub(super) key: Option<At<String>>,
-    /// Servers it may use: ids, or `*` for all.
-    pub(super) servers: Option<At<Vec<At<String>>>>,
-    /// Its own token bucket.
-    pub(super) limit: Option<At<RawRate>>,
-}
-
-/// Tokens signed with a shared secret.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["secret", "servers"]))]
-pub(super) struct RawJwt {
-    /// The shared secret: at least 32 bytes, as HS256 demands.
-    #[schemars(extend("writeOnly" = true))]
-    pub(super) secret: Option<At<String>>,
-    /// The `iss` that a token must carry. Default: any.
-    pub(super) issuer: Option<String>,
-    /// The `aud` that a token must carry. Default: any.
-    pub(super) audience: Option<String>,
-    /// Servers a token may use if it has no claim `servers` of its own: ids, or `*` for all.
-    pub(super) servers: Option<At<Vec<At<String>>>>,
-}
-
-/// A token bucket.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["requests", "per"]))]
-pub(super) struct RawRate {
-    /// Calls that are allowed in each period.
-    #[schemars(range(min = 1))]
-    pub(super) requests: Option<At<u32>>,
-    /// The period.
-    pub(super) per: Option<At<Period>>,
-    /// Calls that may come at once. Default: `requests`.
-    #[schemars(range(min = 1))]
-    pub(super) burst: Option<At<u32>>,
 }
 
 /// Sessions.
@@ -143,6 +140,11 @@ pub(super) struct RawLog {
     /// Variable: `TOLLGATE_LOG_LEVEL`.
     #[schemars(extend("default" = "info"))]
     pub(super) level: Option<At<String>>,
+    /// Where a line for every refusal and every administrative act goes: `stdout` (among the access log, told apart by
+    /// its type), `off`, or a file to append to, relative to this one. On stdout, so that nobody has to know of it to
+    /// have it.
+    #[schemars(extend("default" = "stdout"))]
+    pub(super) audit: Option<At<String>>,
 }
 
 /// The form of the log.
@@ -153,65 +155,4 @@ pub(super) enum RawLogFormat {
     Auto,
     Text,
     Json,
-}
-
-/// Bounds.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct RawLimits {
-    /// A request body. Tool arguments with an image or a document inside fit; a body is held in memory.
-    #[schemars(extend("default" = "4MiB"))]
-    pub(super) body: Option<At<Size>>,
-    /// All request headers together. Tokens with many claims fit, header floods do not.
-    #[schemars(extend("default" = "32KiB"))]
-    pub(super) headers: Option<At<Size>>,
-    /// Number of request headers. Browsers behind several proxies send about forty.
-    #[schemars(extend("default" = 100))]
-    pub(super) header_count: Option<At<usize>>,
-    /// Path and query of a request; MCP needs a hundred bytes.
-    #[schemars(extend("default" = "8KiB"))]
-    pub(super) uri: Option<At<Size>>,
-    /// Nesting of JSON in a request. Deeper than any sane arguments, and safe for every parser behind us.
-    #[schemars(extend("default" = 64))]
-    pub(super) json_depth: Option<At<usize>>,
-    /// Time a client may take to send its body; slower ones hold a connection for nothing.
-    #[schemars(extend("default" = "30s"))]
-    pub(super) body_timeout: Option<At<Period>>,
-    /// Time a client may leave a connection idle between requests. Longer than the minute that load balancers in
-    /// front usually keep theirs, so that these never send into a connection being closed.
-    #[schemars(extend("default" = "75s"))]
-    pub(super) keepalive: Option<At<Period>>,
-    /// Time a write to a client may block; a reader that slow is gone.
-    #[schemars(extend("default" = "30s"))]
-    pub(super) write_timeout: Option<At<Period>>,
-    /// Calls in flight in the whole process; more are answered with 503 at once. At some tens of KiB each this
-    /// stays below a GiB.
-    #[schemars(extend("default" = 10000))]
-    pub(super) in_flight: Option<At<usize>>,
-    /// Callers whose token bucket is remembered; about 100 bytes each.
-    #[schemars(extend("default" = 1000000))]
-    pub(super) buckets: Option<At<usize>>,
-    /// One line of a local server's stdout, which is one message; as much as a request body.
-    #[schemars(extend("default" = "4MiB"))]
-    pub(super) line: Option<At<Size>>,
-    /// Calls in flight on one local process. Most of them work on one call at a time.
-    #[schemars(extend("default" = 256))]
-    pub(super) child_pending: Option<At<usize>>,
-    /// Messages of a local process that wait for one slow reader.
-    #[schemars(extend("default" = 256))]
-    pub(super) child_queue: Option<At<usize>>,
-    /// What is kept of a local server's stderr: the last thousand lines or so, for error messages.
-    #[schemars(extend("default" = "256KiB"))]
-    pub(super) stderr: Option<At<Size>>,
-    /// Idle connections kept to each endpoint of a remote server. As many as clients call at once on a busy day; each
-    /// costs a file descriptor, and opening one costs a handshake.
-    #[schemars(extend("default" = 512))]
-    pub(super) idle_connections: Option<At<usize>>,
-    /// An answer of a server that has to be read whole, such as a list of tools. Other answers are streamed and have
-    /// no bound.
-    #[schemars(extend("default" = "16MiB"))]
-    pub(super) answer: Option<At<Size>>,
-    /// Names of tools that metrics tell apart for each server; the rest is `_other`. Keeps `/metrics` small.
-    #[schemars(extend("default" = 200))]
-    pub(super) tool_labels: Option<At<usize>>,
 }

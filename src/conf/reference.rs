@@ -20,11 +20,11 @@ pub(super) fn reference() -> String {
         0,
         "\n\nThis file is generated, and loads as it is: every line is a comment, so everything is at its default.",
     );
-    section(&mut out, 0, &schema);
+    section(&mut out, 0, &schema, &schema);
     out
 }
 
-fn section(out: &mut String, depth: usize, schema: &Json) {
+fn section(out: &mut String, depth: usize, schema: &Json, top: &Json) {
     for (key, inner) in schema["properties"].as_object().unwrap() {
         let pad = "  ".repeat(depth);
         out.push('\n');
@@ -38,23 +38,30 @@ fn section(out: &mut String, depth: usize, schema: &Json) {
         } else if let Some(example) = inner.get("x-example") {
             writeln!(out, "{pad}# Example:").unwrap();
             writeln!(out, "{pad}#   {key}: {}", inline(example)).unwrap();
-            for (name, text) in fields(inner) {
+            for (name, text) in fields(inner, "", top) {
                 comment(out, depth, &format!("- `{name}`: {text}"));
             }
         } else {
             writeln!(out, "{pad}#{key}:").unwrap();
-            section(out, depth + 1, inner);
+            section(out, depth + 1, inner, top);
         }
     }
 }
 
-/// The fields of a setting that is a mapping, or a list of mappings, with their documentation.
-fn fields(schema: &Json) -> Vec<(&str, &str)> {
+/// The fields of a setting that is a mapping, or a list of mappings, with their documentation. What `top` has by the
+/// same name is documented there.
+fn fields(schema: &Json, prefix: &str, top: &Json) -> Vec<(String, String)> {
     let inner = schema.get("items").unwrap_or(schema);
     let properties = inner.get("properties").and_then(Json::as_object).into_iter().flatten();
-    properties
-        .map(|(name, field)| (name.as_str(), field["description"].as_str().unwrap_or_default()))
-        .collect()
+    let mut out = Vec::new();
+    for (name, field) in properties {
+        let text = field["description"].as_str().unwrap_or_default();
+        out.push((format!("{prefix}{name}"), text.to_owned()));
+        if top["properties"].get(name).is_none() {
+            out.extend(fields(field, &format!("{name}."), top));
+        }
+    }
+    out
 }
 
 fn comment(out: &mut String, depth: usize, text: &str) {

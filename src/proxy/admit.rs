@@ -1,5 +1,5 @@
-//! Who gets in: hygiene of the request's head, the caller, the caller's bucket, a place among the calls in flight.
-//! Not here: how credentials are checked (`auth`) or tokens counted (`limit`); what a refusal looks like (`rejection`).
+//! Who gets in: hygiene of the request's head, the caller, its limits.
+//! Not here: how credentials are checked (`auth`); what is paid when (`toll`); what a refusal looks like (`rejection`).
 
 use std::sync::Arc;
 
@@ -8,21 +8,22 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 use prometheus::IntCounter;
 
+use super::Ctx;
 use super::framing;
 use super::rejection::Rejection;
-use crate::auth::{self, Caller, CallerKind, Entrance, InForce, Presented, Resource};
-use crate::conf::{Conf, Limits};
-use crate::limit::{Buckets, Decision, Gate, Permit};
+use super::toll::{Held, Tally, Tolls, Use};
+use crate::auth::{self, Caller, CallerKind, CertificateNames, Entrance, InForce, Presented, Resource};
+use crate::catalog::Server;
+use crate::conf::{Conf, Kinds, Limits};
+use crate::limit::{Address, Buckets, Gate};
+use crate::listener::Connection;
 use crate::telemetry::Meters;
 
 /// Decides who gets in.
 pub struct Admission {
     entrance: Arc<Entrance>,
-    buckets: Arc<Buckets>,
-    gate: Gate,
+    tolls: Tolls,
     names: Names,
-    /// The address under which clients reach the gateway, for audiences and metadata.
-    public_url: Option<Uri>,
     limits: Limits,
     meters: Arc<Meters>,
     authentications: Authentications,
@@ -39,9 +40,7 @@ struct Authentications {
 /// A caller who may go on, with the place it holds. Only [`Admission::admit`] makes one.
 pub(super) struct Admitted {
     pub(super) caller: Arc<Caller>,
-    /// What the bucket said, if there is one.
-    pub(super) decision: Option<Decision>,
-    _permit: Permit,
+    held: Held,
 }
 
 impl Admission {
@@ -64,8 +63,8 @@ impl Admission {
             Some(listener) => Names { hosts: lower(&listener.hosts), origins: lower(&listener.origins) },
             None => Names { hosts: Vec::new(), origins: Vec::new() },
         };
-        let public_url = conf.listeners.first().and_then(|listener| listener.public_url.clone());
-        Self { entrance, buckets, gate, names, public_url, limits: conf.limits, authentications, meters }
+        let tolls = Tolls::new(buckets, gate, Arc::clone(&meters));
+        Self { entrance, tolls, names, limits: conf.limits, authentications, meters }
     }
 
     /// Checks what needs no caller: sizes of the head, how the body is framed, `Host` and `Origin`.
@@ -83,19 +82,41 @@ impl Admission {
         self.names.check(&request.uri, &request.headers)
     }
 
+    /// A request has come; nothing of it was looked at but its address.
+    pub(super) fn arrive(&self, session: &Session, tally: &mut Tally) -> Result<(), Rejection> {
+        self.tolls.arrive(&self.entrance.in_force().access, address(session), tally)
+    }
+
     /// Hop 2: who calls, whether the caller's bucket has a token, and a place among the calls in flight. `path` is that
     /// of the door, without what follows at a raw upstream.
-    pub(super) async fn admit(&self, session: &Session, path: &str) -> Result<Admitted, Rejection> {
+    pub(super) async fn admit(
+        &self,
+        session: &Session,
+        path: &str,
+        ctx: &mut Ctx,
+    ) -> Result<Admitted, Rejection> {
         let in_force = self.entrance.in_force();
         let caller = self.authenticate(&in_force, session, path).await?;
-        let rate = caller.limit.or(in_force.access.limit).and_then(|limit| limit.rate);
-        let decision = rate.map(|rate| self.buckets.take(caller.id, rate));
-        if let Some(decision) = decision.filter(|decision| !decision.allowed) {
-            self.meters.rate_limited("caller");
-            return Err(Rejection::RateLimited { decision, caller });
-        }
-        let permit = self.gate.enter().ok_or(Rejection::Busy)?;
-        Ok(Admitted { caller, decision, _permit: permit })
+        ctx.record.caller = Some(Arc::clone(&caller));
+        let held = self.tolls.enter(&in_force.access, &caller, &mut ctx.tally)?;
+        Ok(Admitted { caller, held })
+    }
+
+    /// What is called is known and allowed: every limit on the way is asked, and all are paid or none.
+    pub(super) fn pay(
+        &self,
+        admitted: &mut Admitted,
+        (server, tool): (&Server, Option<&str>),
+        is_call: bool,
+        tally: &mut Tally,
+    ) -> Result<(), Rejection> {
+        let of = Use { caller: &admitted.caller, server, tool, is_call };
+        self.tolls.pay(&of, &mut admitted.held, tally)
+    }
+
+    /// A request that goes no further pays for having been looked at.
+    pub(super) fn settle(&self, tally: &mut Tally) -> Result<(), Rejection> {
+        self.tolls.settle(tally)
     }
 
     async fn authenticate(
@@ -105,12 +126,21 @@ impl Admission {
         path: &str,
     ) -> Result<Arc<Caller>, Rejection> {
         let request = session.req_header();
-        let resource = self.public_url.as_ref().map(|public_url| Resource { public_url, path });
+        let connection = Connection::of(session);
+        let public_url = connection.and_then(|connection| connection.listener.public_url.as_ref());
+        let resource = public_url.map(|public_url| Resource { public_url, path });
+        let certificate = connection.and_then(|connection| connection.certificate.as_ref());
         let presented = Presented {
+            headers: &request.headers,
             // What is in the query of a raw upstream is for the upstream.
             query: request.uri.query().filter(|_| request.uri.path() == path),
+            certificate: certificate.map(|certificate| CertificateNames {
+                subject: &certificate.subject,
+                common_name: certificate.common_name.as_deref(),
+                sans: &certificate.sans,
+            }),
             resource,
-            ..Presented::headers(&request.headers)
+            kinds: connection.map_or(Kinds::ALL, |connection| connection.listener.kinds),
         };
         let result = in_force.authenticator.authenticate(&presented).await;
         match &result {
@@ -136,6 +166,11 @@ impl Authentications {
             CallerKind::Certificate => self.certificate.inc(),
         }
     }
+}
+
+/// The address that a request counts under; none on a unix socket.
+fn address(session: &Session) -> Option<Address> {
+    Some(Address::of(session.client_addr()?.as_inet()?.ip()))
 }
 
 /// Names under which the gateway may be spoken to.

@@ -14,8 +14,9 @@ use super::Ctx;
 use super::admit::{Admission, Admitted};
 use super::headers::REQUEST_ID;
 use super::rejection::{RawFault, Rejection};
-use crate::auth;
+use crate::auth::Denied;
 use crate::hub::HubError;
+use crate::mcp::Era;
 use crate::upstream::{RawTarget, View};
 
 /// Where opaque forwards go.
@@ -81,18 +82,23 @@ pub(super) async fn to_server(
 ) -> std::result::Result<Forward, Rejection> {
     let request = session.req_header();
     let path = request.uri.path();
-    let admitted = admission.admit(session, path.strip_suffix(rest).unwrap_or(path)).await?;
-    ctx.record.caller = Some(admitted.caller.clone());
-    ctx.decision = admitted.decision;
+    let path = path.strip_suffix(rest).unwrap_or(path);
+    let mut admitted = admission.admit(session, path, ctx).await?;
     if climbs(rest) {
         return Err(Rejection::Raw(RawFault::Climbs));
     }
     let unknown = || Rejection::UnknownServer { server: id.chars().take(64).collect(), id: None };
     let upstream = view.upstream(id).ok_or_else(unknown)?;
+    if !upstream.policy.sees(&admitted.caller) {
+        let denied = Denied::Server;
+        upstream.meters.denied(denied.reason());
+        let server = id.to_owned();
+        return Err(Rejection::Denied { denied, server, era: Era::Legacy, wanted: true, id: None });
+    }
     ctx.record.upstream = Some(upstream.clone());
     upstream.activity.asked();
     let failed = |error: HubError| Rejection::Hub { error, server: id.to_owned(), id: None };
-    auth::allow(&admitted.caller, &upstream.server.id, ()).map_err(|denied| failed(denied.into()))?;
+    admission.pay(&mut admitted, (&upstream.server, None), true, &mut ctx.tally)?;
     let target = upstream
         .raw_target()
         .await
@@ -124,6 +130,11 @@ impl Forward {
                 response.remove_header(&name);
             }
         }
+    }
+
+    /// Whether what answers speaks of our own limits.
+    pub(super) fn is_ours(&self) -> bool {
+        self.raw.is_none()
     }
 
     /// Makes the client's request one of ours.

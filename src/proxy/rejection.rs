@@ -3,16 +3,17 @@
 //!
 //! The words are ours: no text of an upstream, no address and no name that the caller may not see is in them.
 
-use std::sync::Arc;
+mod denied;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use super::headers::REQUEST_ID;
-use crate::auth::{AuthError, Caller};
+use crate::auth::{AuthError, Denied};
 use crate::hub::{HubError, Lie};
-use crate::limit::Decision;
-use crate::mcp::{Code, HeaderFault, Id, Malformed, MalformedKind, RpcError};
+use crate::limit::{Decision, Layer};
+use crate::mcp::{Code, Era, HeaderFault, Id, Malformed, MalformedKind, RpcError};
 use crate::reply::{Body, Reply};
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
@@ -21,26 +22,54 @@ use crate::upstream::UpstreamError;
 #[derive(Debug)]
 pub(super) enum Rejection {
     NoDoor,
-    WrongMethod { allow: &'static str },
+    WrongMethod {
+        allow: &'static str,
+    },
     NoHost,
     Host,
     Origin,
     UriTooLong,
     HeadersTooLarge,
-    Unauthenticated { error: AuthError, challenge: HeaderValue },
-    RateLimited { decision: Decision, caller: Arc<Caller> },
-    Busy,
-    BodyTooLarge { bytes_max: usize },
+    Unauthenticated {
+        error: AuthError,
+        challenge: HeaderValue,
+    },
+    Limited(Limited),
+    BodyTooLarge {
+        bytes_max: usize,
+    },
     BodyTooSlow,
     BodyBroken,
     Encoded,
     NotJsonType,
-    NotAcceptable { accept: &'static str },
+    NotAcceptable {
+        accept: &'static str,
+    },
     Malformed(Malformed),
-    HeaderMismatch { fault: HeaderFault, id: Option<Id> },
-    NoServerId { place: &'static str },
-    UnknownServer { server: String, id: Option<Id> },
-    Hub { error: HubError, server: String, id: Option<Id> },
+    HeaderMismatch {
+        fault: HeaderFault,
+        id: Option<Id>,
+    },
+    NoServerId {
+        place: &'static str,
+    },
+    UnknownServer {
+        server: String,
+        id: Option<Id>,
+    },
+    /// The policy's word. `wanted` says whether the client waits for a response.
+    Denied {
+        denied: Denied,
+        server: String,
+        era: Era,
+        wanted: bool,
+        id: Option<Id>,
+    },
+    Hub {
+        error: HubError,
+        server: String,
+        id: Option<Id>,
+    },
     Raw(RawFault),
     ForwardFailed,
 }
@@ -69,6 +98,67 @@ impl RawFault {
     }
 }
 
+/// Which limit was met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limited {
+    /// A bucket has not enough tokens.
+    Tokens(Decision),
+    /// All places of a caller, a server or a tool are taken.
+    InFlight(Layer),
+    /// The address sends more than is worth a look.
+    Flood,
+    /// All places of the process are taken.
+    Busy,
+}
+
+impl Limited {
+    /// Whose limit it is, in metrics.
+    pub(super) fn scope(self) -> &'static str {
+        match self {
+            Self::Tokens(decision) => decision.layer.as_str(),
+            Self::InFlight(Layer::Address) => "address_in_flight",
+            Self::InFlight(Layer::Caller) => "caller_in_flight",
+            Self::InFlight(Layer::Server) => "server_in_flight",
+            Self::InFlight(Layer::Tool) => "tool_in_flight",
+            Self::Flood => "flood",
+            Self::Busy => "all_in_flight",
+        }
+    }
+
+    /// Whose limit it is, for clients.
+    fn layer(self) -> &'static str {
+        match self {
+            Self::Tokens(Decision { layer, .. }) | Self::InFlight(layer) => layer.as_str(),
+            Self::Flood => "flood",
+            Self::Busy => "gateway",
+        }
+    }
+
+    /// Whole seconds to wait; `None` if waiting does not help. Nobody knows when a place gets free: soon.
+    fn retry_after_seconds(self) -> Option<u64> {
+        match self {
+            Self::Tokens(decision) => decision.retry_after_seconds(),
+            Self::InFlight(_) | Self::Flood | Self::Busy => Some(1),
+        }
+    }
+
+    fn row(self) -> Row {
+        let (status, code) = match self {
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, Code::UNAVAILABLE),
+            _ => (StatusCode::TOO_MANY_REQUESTS, Code::RATE_LIMITED),
+        };
+        let (reason, words) = match self {
+            Self::Tokens(Decision { retry_after: None, .. }) => {
+                ("rate_limited", "this costs more than its limit ever allows: waiting does not help")
+            }
+            Self::Tokens(_) | Self::Flood => ("rate_limited", "too many requests: wait and try again"),
+            Self::InFlight(_) => ("too_many_in_flight", "too many calls at once: wait for one to end"),
+            Self::Busy => ("busy", "the gateway has all the calls it may have in flight"),
+        };
+        Row { status, code, reason, words: words.into(), outcome: Outcome::RateLimited }
+    }
+}
+
 /// How a refusal is worded: by the customs of the door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
@@ -92,7 +182,7 @@ struct Row {
 
 impl Rejection {
     fn row(&self) -> Row {
-        use Outcome::{Denied, RateLimited, TransportError};
+        use Outcome::{Denied, TransportError};
         use StatusCode as S;
         let row = |status, code, reason, words: &str, outcome| Row {
             status,
@@ -115,20 +205,7 @@ impl Rejection {
                 bad(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "too many or too large headers")
             }
             Self::Unauthenticated { error, .. } => auth_row(*error),
-            Self::RateLimited { .. } => row(
-                S::TOO_MANY_REQUESTS,
-                Code::RATE_LIMITED,
-                "rate_limited",
-                "too many requests: wait and try again",
-                RateLimited,
-            ),
-            Self::Busy => row(
-                S::SERVICE_UNAVAILABLE,
-                Code::UNAVAILABLE,
-                "busy",
-                "the gateway has all the calls it may have in flight",
-                RateLimited,
-            ),
+            Self::Limited(limited) => limited.row(),
             Self::BodyTooLarge { bytes_max } => Row {
                 words: format!("the body is longer than {bytes_max} bytes"),
                 ..bad(S::PAYLOAD_TOO_LARGE, "body_too_large", "")
@@ -156,10 +233,8 @@ impl Rejection {
             Self::NoServerId { place } => {
                 Row { words: format!("{place} required"), ..bad(S::BAD_REQUEST, "no_server_id", "") }
             }
-            Self::UnknownServer { server, .. } => Row {
-                words: format!("Server '{server}' not found"),
-                ..row(S::NOT_FOUND, Code::NOT_FOUND, "unknown_server", "", Denied)
-            },
+            Self::UnknownServer { server, .. } => unknown_server(server),
+            Self::Denied { denied, server, era, wanted, .. } => denied::row(denied, server, *era, *wanted),
             Self::Hub { error, server, .. } => hub_row(error, server),
             Self::Raw(fault) => fault.row(),
             Self::ForwardFailed => row(
@@ -172,9 +247,14 @@ impl Rejection {
         }
     }
 
-    /// Its stable name.
+    /// Its stable name, as the log has it: of a denial it says more than the caller is told.
     pub(super) fn reason(&self) -> &'static str {
-        self.row().reason
+        match self {
+            Self::Denied { denied, .. } | Self::Hub { error: HubError::Denied(denied), .. } => {
+                denied.reason()
+            }
+            _ => self.row().reason,
+        }
     }
 
     /// What it counts as.
@@ -190,9 +270,10 @@ impl Rejection {
     fn id(&self) -> Option<&Id> {
         match self {
             Self::Malformed(malformed) => malformed.id.as_ref(),
-            Self::HeaderMismatch { id, .. } | Self::UnknownServer { id, .. } | Self::Hub { id, .. } => {
-                id.as_ref()
-            }
+            Self::HeaderMismatch { id, .. }
+            | Self::UnknownServer { id, .. }
+            | Self::Denied { id, .. }
+            | Self::Hub { id, .. } => id.as_ref(),
             _ => None,
         }
     }
@@ -203,25 +284,42 @@ impl Rejection {
         let rpc = match style {
             Style::Mcp => true,
             Style::OpenMcp => {
-                matches!(self, Self::Malformed(_) | Self::UnknownServer { .. } | Self::Hub { .. })
+                matches!(
+                    self,
+                    Self::Malformed(_) | Self::UnknownServer { .. } | Self::Denied { .. } | Self::Hub { .. }
+                )
             }
             Style::Plain => false,
         };
         if style == Style::OpenMcp {
             self.as_the_contract_says(&mut row);
         }
-        let body = if rpc {
-            let data = json!({"reason": row.reason, "requestId": request_id});
+        let layer = match self {
+            Self::Limited(limited) => Some(limited.layer()),
+            _ => None,
+        };
+        let body = if row.status == StatusCode::ACCEPTED {
+            Bytes::new()
+        } else if rpc {
+            let mut data = json!({"reason": row.reason, "requestId": request_id});
+            if let (Some(layer), Some(data)) = (layer, data.as_object_mut()) {
+                data.insert("layer".into(), layer.into());
+            }
             let error = RpcError { code: row.code, message: row.words, data: Some(data) };
             error.to_message(self.id())
         } else {
             let name = row.status.canonical_reason().unwrap_or("Error");
-            let body =
+            let mut body =
                 json!({"error": name, "message": row.words, "reason": row.reason, "request_id": request_id});
+            if let (Some(layer), Some(body)) = (layer, body.as_object_mut()) {
+                body.insert("layer".into(), layer.into());
+            }
             body.to_string().into()
         };
         let mut headers = HeaderMap::with_capacity(8);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if !body.is_empty() {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         self.add_headers(&mut headers);
         if let Ok(id) = HeaderValue::from_str(request_id) {
             headers.insert(REQUEST_ID, id);
@@ -256,12 +354,13 @@ impl Rejection {
             Self::WrongMethod { allow } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
             }
-            Self::RateLimited { decision, .. } => {
-                rate_headers(headers, decision);
-                headers.insert(header::RETRY_AFTER, decision.retry_after_seconds().into());
+            Self::Denied { denied, .. } => denied::add_headers(denied, headers),
+            Self::Limited(limited) => {
+                if let Some(seconds) = limited.retry_after_seconds() {
+                    headers.insert(header::RETRY_AFTER, seconds.into());
+                }
             }
-            Self::Busy
-            | Self::Hub {
+            Self::Hub {
                 error: HubError::Upstream(UpstreamError::NoneHealthy | UpstreamError::Unreachable),
                 ..
             } => {
@@ -272,10 +371,14 @@ impl Rejection {
     }
 }
 
-/// What a caller's bucket said, as headers.
-pub(super) fn rate_headers(headers: &mut HeaderMap, decision: &Decision) {
-    for (name, number) in decision.headers() {
-        headers.insert(name, number.into());
+/// A server that is not there, or not for the caller.
+fn unknown_server(server: &str) -> Row {
+    Row {
+        status: StatusCode::NOT_FOUND,
+        code: Code::NOT_FOUND,
+        reason: "unknown_server",
+        words: format!("Server '{server}' not found"),
+        outcome: Outcome::Denied,
     }
 }
 
@@ -307,6 +410,11 @@ fn auth_row(error: AuthError) -> Row {
     }
 }
 
+/// What the tightest bucket said, as headers.
+pub(super) fn rate_headers(headers: &mut HeaderMap, decision: &Decision) {
+    headers.extend(decision.headers());
+}
+
 fn malformed_row(malformed: &Malformed) -> Row {
     let (code, reason) = match &malformed.kind {
         MalformedKind::NotJson(_) => (Code::PARSE, "not_json"),
@@ -315,7 +423,7 @@ fn malformed_row(malformed: &Malformed) -> Row {
         MalformedKind::NotObject => (Code::INVALID_REQUEST, "not_an_object"),
         MalformedKind::Ambiguous(_) => (Code::INVALID_REQUEST, "ambiguous_member"),
         MalformedKind::Unversioned | MalformedKind::Envelope(_) => (Code::INVALID_REQUEST, "not_json_rpc"),
-        MalformedKind::Params => (Code::INVALID_PARAMS, "params"),
+        MalformedKind::Params | MalformedKind::NoText(_) => (Code::INVALID_PARAMS, "params"),
     };
     let words = malformed.kind.to_string();
     Row { status: StatusCode::BAD_REQUEST, code, reason, words, outcome: Outcome::Denied }
@@ -325,13 +433,8 @@ fn hub_row(error: &HubError, server: &str) -> Row {
     use StatusCode as S;
     let row = |status, code, reason, words, outcome| Row { status, code, reason, words, outcome };
     match error {
-        HubError::Denied(_) => row(
-            S::FORBIDDEN,
-            Code::FORBIDDEN,
-            "forbidden",
-            format!("not allowed: server '{server}'"),
-            Outcome::Denied,
-        ),
+        // The exchange makes it a rejection of its own, which knows the era.
+        HubError::Denied(denied) => denied::row(denied, server, Era::Legacy, true),
         // 404 is what makes a client open a new session (2025-11-25/basic/transports, "Session Management").
         HubError::Session(_) => row(
             S::NOT_FOUND,

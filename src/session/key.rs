@@ -7,9 +7,9 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 
-use crate::conf::Secret;
+use crate::conf::{self, Secret};
 
 /// Why there is no session key.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +33,7 @@ pub enum KeyError {
 /// The configured key, or the one in `session.key` of the state directory, which is made (mode 0600) when absent.
 pub fn load_key(configured: Option<&Secret>, state_dir: &Path) -> Result<[u8; 32], KeyError> {
     if let Some(secret) = configured {
-        return decode(secret.expose()).ok_or(KeyError::Shape);
+        return conf::session_key(secret.expose()).ok_or(KeyError::Shape);
     }
     let path = state_dir.join("session.key");
     let failed = |source| KeyError::File { path: path.clone(), source };
@@ -43,7 +43,7 @@ pub fn load_key(configured: Option<&Secret>, state_dir: &Path) -> Result<[u8; 32
             if mode & 0o077 != 0 {
                 return Err(KeyError::Exposed(path));
             }
-            decode(text.trim()).ok_or(KeyError::Shape)
+            conf::session_key(&text).ok_or(KeyError::Shape)
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let mut key = [0u8; 32];
@@ -52,7 +52,7 @@ pub fn load_key(configured: Option<&Secret>, state_dir: &Path) -> Result<[u8; 32
             keep(&key, &path).map_err(failed)?;
             // Another gateway that starts at the same time may have been first: what the file says is the key.
             let text = fs::read_to_string(&path).map_err(failed)?;
-            decode(text.trim()).ok_or(KeyError::Shape)
+            conf::session_key(&text).ok_or(KeyError::Shape)
         }
         Err(e) => Err(failed(e)),
     }
@@ -69,21 +69,6 @@ fn keep(key: &[u8; 32], path: &Path) -> std::io::Result<()> {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
         _ => Ok(()),
     }
-}
-
-/// 32 bytes from base64 (either alphabet) or hex.
-fn decode(text: &str) -> Option<[u8; 32]> {
-    let hex = || {
-        let digits = text.as_bytes().chunks(2).map(|pair| {
-            let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?;
-            u8::from_str_radix(pair, 16).ok()
-        });
-        digits.collect::<Option<Vec<u8>>>()
-    };
-    let base64 = || STANDARD.decode(text).ok();
-    let url_safe = || URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok();
-    let fits = |bytes: Vec<u8>| <[u8; 32]>::try_from(bytes).ok();
-    hex().and_then(fits).or_else(|| base64().and_then(fits)).or_else(|| url_safe().and_then(fits))
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod raw;
 mod readme;
 mod recorder;
 mod scorecard;
+mod settings;
 mod stdio;
 mod streams;
 mod upstream;

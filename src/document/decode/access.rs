@@ -1,6 +1,7 @@
 //! The parts that collections and places are handed out in.
 //! Not here: what a single value becomes (`decode`).
 
+use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
@@ -103,10 +104,20 @@ impl<'a> Deserializer<'a> for Word<'a> {
         visitor.visit_seq(WordPlace { step: 0, word: self.text, span })
     }
 
+    fn deserialize_enum<V: Visitor<'a>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DecodeError> {
+        let word: StrDeserializer<'_, DecodeError> = self.text.into_deserializer();
+        visitor.visit_enum(word)
+    }
+
     forward_to_deserialize_any! {
         <W: Visitor<'a>>
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
-        unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        unit_struct newtype_struct seq tuple tuple_struct map identifier ignored_any
     }
 }
 
