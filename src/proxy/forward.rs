@@ -71,7 +71,9 @@ pub(super) async fn to_server(
     (id, rest): (&str, &str),
 ) -> std::result::Result<Forward, Rejection> {
     let request = session.req_header();
-    let mut admitted = admission.admit(session, ctx)?;
+    let path = request.uri.path();
+    let path = path.strip_suffix(rest).unwrap_or(path);
+    let mut admitted = admission.admit(session, path, ctx).await?;
     if climbs(rest) {
         return Err(Rejection::Raw(RawFault::Climbs));
     }
