@@ -18,6 +18,7 @@ mod names;
 mod record;
 mod rejection;
 mod route;
+mod standing;
 mod toll;
 mod write;
 

@@ -10,6 +10,7 @@ use prometheus::IntCounter;
 
 use super::Ctx;
 use super::rejection::Rejection;
+use super::standing::Standing;
 use super::toll::{Held, Tally, Tolls, Use};
 use super::{framing, names};
 use crate::auth::{self, Caller, CallerKind, CertificateNames, Entrance, InForce, Presented, Resource};
@@ -18,6 +19,7 @@ use crate::conf::{Conf, Kinds, Limits, Listener};
 use crate::limit::{Address, Buckets, Gate};
 use crate::listener::Connection;
 use crate::telemetry::Meters;
+use crate::upstream::{Fleet, Upstream};
 
 /// Decides who gets in.
 pub struct Admission {
@@ -107,6 +109,16 @@ impl Admission {
     ) -> Result<(), Rejection> {
         let of = Use { caller: &admitted.caller, server, tool, is_call };
         self.tolls.pay(&of, &mut admitted.held, tally)
+    }
+
+    /// Whether the caller may still have what is open.
+    pub(super) fn standing(
+        &self,
+        fleet: &Arc<Fleet>,
+        admitted: &Admitted,
+        upstream: &Arc<Upstream>,
+    ) -> Standing {
+        Standing::new(&self.entrance, fleet, &admitted.caller, upstream)
     }
 
     /// A request that goes no further pays for having been looked at.

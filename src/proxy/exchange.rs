@@ -247,7 +247,8 @@ async fn answer(
     if let Some(decision) = &ctx.tally.decision {
         super::rejection::rate_headers(&mut reply.headers, decision);
     }
-    let watching = write::Watching { leaving_cancels, id, draining: proxy.draining.clone() };
+    let standing = proxy.admission.standing(proxy.hub.fleet(), &admitted, &upstream);
+    let watching = write::Watching { leaving_cancels, id, draining: proxy.draining.clone(), standing };
     write::reply(session, ctx, reply, Some(watching)).await;
     drop(in_flight);
     Ok(())
