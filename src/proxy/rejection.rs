@@ -25,9 +25,7 @@ pub(super) enum Rejection {
     WrongMethod {
         allow: &'static str,
     },
-    NoHost,
-    Host,
-    Origin,
+    Edge(EdgeFault),
     UriTooLong,
     HeadersTooLarge,
     NoCredential,
@@ -70,6 +68,28 @@ pub(super) enum Rejection {
     },
     Raw(RawFault),
     ForwardFailed,
+}
+
+/// What is wrong with where a request comes from, or with the name that it uses for us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EdgeFault {
+    NoHost,
+    Host,
+    Origin,
+    Network,
+}
+
+impl EdgeFault {
+    fn row(self) -> Row {
+        use StatusCode as S;
+        let (status, reason, words) = match self {
+            Self::NoHost => (S::BAD_REQUEST, "no_host", "one Host is required"),
+            Self::Host => (S::FORBIDDEN, "host", "this Host is not served here: list it in `hosts`"),
+            Self::Origin => (S::FORBIDDEN, "origin", "this Origin may not call: list it in `origins`"),
+            Self::Network => (S::FORBIDDEN, "network", "no calls are taken from this address"),
+        };
+        Row { status, code: Code::INVALID_REQUEST, reason, words: words.into(), outcome: Outcome::Denied }
+    }
 }
 
 /// What is wrong with a request in view of the raw upstreams.
@@ -195,9 +215,7 @@ impl Rejection {
             Self::WrongMethod { .. } => {
                 bad(S::METHOD_NOT_ALLOWED, "wrong_method", "this path does not take that method")
             }
-            Self::NoHost => bad(S::BAD_REQUEST, "no_host", "one Host is required"),
-            Self::Host => bad(S::FORBIDDEN, "host", "this Host is not served here: list it in `hosts`"),
-            Self::Origin => bad(S::FORBIDDEN, "origin", "this Origin may not call: list it in `origins`"),
+            Self::Edge(fault) => fault.row(),
             Self::UriTooLong => bad(S::URI_TOO_LONG, "uri_too_long", "the path is too long"),
             Self::HeadersTooLarge => {
                 bad(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "too many or too large headers")
