@@ -107,7 +107,12 @@ async fn plain(
         method: message.method,
         wants_response: message.kind == Kind::Request,
         era: Era::Legacy,
-        headers: headers::forwarded(&http::HeaderMap::new(), &Verb::POST, ctx.record.request_id_header()),
+        headers: headers::forwarded(
+            &http::HeaderMap::new(),
+            &Verb::POST,
+            Era::Legacy,
+            ctx.record.request_id_header(),
+        ),
         session: None,
         body: rebuilt.clone(),
     };
@@ -151,7 +156,7 @@ async fn message(
         method: message.method,
         wants_response: message.kind == Kind::Request,
         era,
-        headers: headers::forwarded(head, &Verb::POST, ctx.record.request_id_header()),
+        headers: headers::forwarded(head, &Verb::POST, era, ctx.record.request_id_header()),
         session: session_id(head)?,
         body: bytes::Bytes::new(),
     };
@@ -169,7 +174,7 @@ fn without_message(session: &Session, ctx: &mut Ctx, verb: Verb) -> Result<(Aske
     ctx.record.method = Some(method);
     ctx.record.era = Some(Era::Legacy);
     let asked = Asked {
-        headers: headers::forwarded(head, &verb, ctx.record.request_id_header()),
+        headers: headers::forwarded(head, &verb, Era::Legacy, ctx.record.request_id_header()),
         session: session_id(head)?,
         verb,
         method,
