@@ -22,7 +22,7 @@ use api_key::ApiKeys;
 use credentials::Credential;
 pub use entrance::{Entrance, InForce};
 use jwt::Tokens;
-pub use policy::{Allowed, Denied, allow};
+pub use policy::{Allowed, Demand, Denied, ItemKind, Policy, Rulebook, Sight, Verdict, Why, allow};
 
 /// Who is calling, after authentication.
 #[derive(Debug, Clone)]

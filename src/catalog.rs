@@ -4,6 +4,7 @@
 mod changes;
 mod check;
 mod credential;
+mod glob;
 mod load;
 mod model;
 mod raw;
@@ -12,6 +13,7 @@ mod watch;
 
 pub use changes::Changes;
 pub use credential::{ClientCredentials, Credential};
+pub use glob::{Matcher, covers, overlap};
 pub use load::{load, parse};
 pub use model::{
     Endpoint, Health, HealthKind, Local, Remote, RemoteKind, Runtime, Server, ServerId, Snapshot, Timeouts,

@@ -7,6 +7,7 @@
 
 mod answer;
 mod ask;
+mod demand;
 mod link;
 mod relay;
 
@@ -17,13 +18,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use crate::auth::{Caller, Denied};
+use crate::auth::{Caller, Demand, Denied};
 use crate::conf::Limits;
 use crate::mcp::{Era, Method};
 use crate::reply::Reply;
 use crate::session::{Sealer, SessionError, Sessions};
 use crate::telemetry::Outcome;
 use crate::upstream::{Fleet, InFlight, Upstream, UpstreamError};
+pub use demand::demand;
 use link::Links;
 
 /// What a client asks of one server.
@@ -33,6 +35,8 @@ pub struct Asked {
     pub verb: http::Method,
     /// The message's method; `Stream` for GET, `EndSession` for DELETE.
     pub method: Method,
+    /// What it wants, as rules tell wants apart.
+    pub demand: Demand,
     /// Whether the client waits for a response to a request.
     pub wants_response: bool,
     /// The era the client speaks.
@@ -63,7 +67,7 @@ pub struct Relayed {
 /// Why there is no answer to hand on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HubError {
-    /// The caller may not use the server. The client's fault.
+    /// The caller may not have what it asks for. The client's fault.
     #[error(transparent)]
     Denied(#[from] Denied),
     /// The session id is not one of this caller on this server. The client's fault.

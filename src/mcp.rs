@@ -13,6 +13,7 @@ mod message;
 mod method;
 mod revision;
 mod sse;
+mod target;
 
 pub use answer::{Answer, Verdict};
 pub use error::{Code, RpcError};
@@ -23,3 +24,4 @@ pub use message::{
 pub use method::Method;
 pub use revision::{Era, Revision};
 pub use sse::{Decoder, encode_event};
+pub use target::{Reference, reference, subscriptions};

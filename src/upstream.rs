@@ -21,7 +21,7 @@ use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
-use crate::auth::Allowed;
+use crate::auth::{Allowed, Caller, Policy, Rulebook};
 use crate::catalog::{Remote, RemoteKind, Runtime, Server, ServerId, Snapshot, Timeouts};
 use crate::telemetry::{Meters, ServerMeters};
 pub use activity::Activity;
@@ -94,6 +94,8 @@ pub struct Upstream {
     pub meters: Arc<ServerMeters>,
     /// Its counters for the native API.
     pub activity: Arc<Activity>,
+    /// Who may do what on it.
+    pub policy: Policy,
     reach: Arc<Reach>,
 }
 
@@ -179,6 +181,11 @@ impl View {
         self.upstreams.get(id)
     }
 
+    /// The live side of an enabled server, if it is there for the caller: one that is not looks like none.
+    pub fn upstream_for(&self, caller: &Caller, id: &str) -> Option<&Arc<Upstream>> {
+        self.upstream(id).filter(|upstream| upstream.policy.sees(caller))
+    }
+
     /// All of them, in file order.
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.catalog.servers.iter().filter_map(|server| self.upstreams.get(&server.id))
@@ -224,13 +231,15 @@ impl Fleet {
     pub fn reconcile(&self, catalog: Arc<Snapshot>) {
         let old = self.view.load();
         let enabled = catalog.servers.iter().filter(|server| server.enabled);
-        let upstreams = enabled.map(|server| (server.id.clone(), self.keep_or_make(&old, server))).collect();
+        let rulebook = Rulebook::new(&catalog.rules);
+        let live = |server: &Arc<Server>| self.keep_or_make(&old, server, rulebook.on(server));
+        let upstreams = enabled.map(|server| (server.id.clone(), live(server))).collect();
         self.view.store(Arc::new(View { catalog: Arc::clone(&catalog), upstreams }));
         // Labels that begin with `_` are ours: no server id does.
         self.meters.retain(|id| id.starts_with('_') || catalog.server(id).is_some());
     }
 
-    fn keep_or_make(&self, old: &View, server: &Arc<Server>) -> Arc<Upstream> {
+    fn keep_or_make(&self, old: &View, server: &Arc<Server>, policy: Policy) -> Arc<Upstream> {
         let known = old.upstream(server.id.as_str());
         let same_reach = |known: &&Arc<Upstream>| {
             known.server.runtime == server.runtime && known.server.timeouts.connect == server.timeouts.connect
@@ -243,6 +252,7 @@ impl Fleet {
         let upstream = Upstream {
             server: Arc::clone(server),
             activity: known.map(|known| Arc::clone(&known.activity)).unwrap_or_default(),
+            policy,
             reach,
             meters,
         };

@@ -1,9 +1,10 @@
-//! What a reload changed, by server.
+//! What a reload changed: by server, and whether in the rules.
 //! Not here: what the change does to children and connections (`bridge`, `upstream`).
 
 use std::collections::HashMap;
 use std::fmt;
 
+use super::Rule;
 use super::model::{ServerId, Snapshot};
 
 /// The difference between two snapshots.
@@ -17,12 +18,14 @@ pub struct Changes {
     pub modified: Vec<ServerId>,
     /// Servers that are as they were.
     pub unchanged: Vec<ServerId>,
+    /// Whether the rules differ.
+    pub rules: bool,
 }
 
 impl Changes {
     /// Whether both snapshots say the same.
     pub fn is_empty(&self) -> bool {
-        self.added.is_empty() && self.removed.is_empty() && self.modified.is_empty()
+        self.added.is_empty() && self.removed.is_empty() && self.modified.is_empty() && !self.rules
     }
 }
 
@@ -34,14 +37,20 @@ impl fmt::Display for Changes {
             "Loaded {} servers (added: {added}, removed: {}, modified: {modified}, unchanged: {unchanged})",
             added + modified + unchanged,
             self.removed.len(),
-        )
+        )?;
+        f.write_str(if self.rules { ", rules changed" } else { "" })
     }
 }
 
 impl Snapshot {
     /// What changed from `old` to this snapshot. Disabling a server is a modification.
     pub fn changes_since(&self, old: &Snapshot) -> Changes {
-        let mut changes = Changes::default();
+        // A rule is the same wherever in the file it stands.
+        let said = |snapshot: &Snapshot| {
+            let rules = snapshot.rules.list.iter().cloned();
+            rules.map(|rule| Rule { place: String::new(), ..rule }).collect::<Vec<_>>()
+        };
+        let mut changes = Changes { rules: said(self) != said(old), ..Changes::default() };
         let mut before: HashMap<_, _> = old.servers.iter().map(|server| (&server.id, server)).collect();
         for server in &self.servers {
             let list = match before.remove(&server.id) {

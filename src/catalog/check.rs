@@ -1,15 +1,18 @@
 //! From the file's form to the checked catalog, with every mistake reported where it stands.
-//! Not here: the form (`raw`), reading files (`load`), runtimes (`check/runtime.rs`).
+//! Not here: the form (`raw`), reading files (`load`), runtimes, rules and limits (`check/`).
 
 mod client;
+mod redundant;
+mod rules;
 mod runtime;
+mod throttle;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Throttle;
+use super::Rules;
 use super::model::{Health, HealthKind, Server, ServerId, Timeouts};
 use super::raw::{RawCatalog, RawHealth, RawHealthKind, RawServer, RawTimeouts};
 use crate::document::{At, Code, Lookup, Period, Report, Span};
@@ -20,7 +23,7 @@ pub(super) fn check(
     base_dir: &Path,
     lookup: Lookup<'_>,
     report: &mut Report,
-) -> Vec<Arc<Server>> {
+) -> (Vec<Arc<Server>>, Rules) {
     let mut checker = Checker { report, base_dir, lookup };
     let mut servers: Vec<Arc<Server>> = Vec::new();
     let mut lines: HashMap<ServerId, Span> = HashMap::new();
@@ -51,7 +54,9 @@ pub(super) fn check(
         // A wrong id hides no other mistake of its server.
         servers.extend(checker.server(id.map(|(id, _)| id), form, server).map(Arc::new));
     }
-    servers
+    let ids: Vec<&str> = lines.keys().map(ServerId::as_str).collect();
+    let rules = rules::check(raw.rules, &ids, checker.report);
+    (servers, rules)
 }
 
 /// In which of the two forms a server was written; mistakes speak its words.
@@ -100,6 +105,7 @@ impl Checker<'_> {
         };
         let runtime = self.runtime(&name, form, runtime, &mut raw)?;
         let timeouts = self.timeouts(&raw.timeouts.unwrap_or_default());
+        let throttle = self.throttle(raw.limit.take(), raw.tools.take(), &runtime, enabled);
         let id = id?;
         Some(Server {
             display_name: raw.display_name.unwrap_or_else(|| id.to_string()),
@@ -109,7 +115,7 @@ impl Checker<'_> {
             metadata: raw.metadata.unwrap_or_default(),
             runtime,
             timeouts,
-            throttle: Throttle::default(),
+            throttle,
             id,
         })
     }

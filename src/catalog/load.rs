@@ -4,7 +4,6 @@
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::Rules;
 use super::check;
 use super::model::Snapshot;
 use super::raw::RawCatalog;
@@ -57,9 +56,9 @@ pub fn parse(
         let start = document.root.span;
         report.add(start, Code::Missing, "a catalog needs `servers` or `mcpServers`");
     }
-    let servers = check::check(raw, &base_dir, lookup, &mut report);
+    let (servers, rules) = check::check(raw, &base_dir, lookup, &mut report);
     let warnings = report.finish()?;
-    let mut snapshot = Snapshot::new(generation, servers, Rules::default());
+    let mut snapshot = Snapshot::new(generation, servers, rules);
     snapshot.warnings = warnings;
     Ok(snapshot)
 }

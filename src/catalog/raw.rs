@@ -1,10 +1,15 @@
 //! The form of `catalog.yaml`, as serde and editors see it. Every field's comment is its documentation.
-//! Not here: what is accepted in the end, and the defaults (`check`).
+//! Not here: what is accepted in the end, and the defaults (`check`); rules and limits (`raw/`).
+
+mod rule;
+mod throttle;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::document::{At, Entries, Period};
+pub(super) use rule::{RawActions, RawRule, RawWho};
+pub(super) use throttle::{RawShared, RawTool};
 
 /// The MCP servers behind the gateway. Editing this file is enough to change them: it is read again when it
 /// changes, and a file with mistakes changes nothing. `${NAME}` and `${NAME:-default}` are replaced by the
@@ -18,6 +23,9 @@ pub(super) struct RawCatalog {
     /// Servers in the form of MCP clients, by id. May stand beside `servers`.
     #[serde(rename = "mcpServers")]
     pub(super) mcp_servers: Option<Entries<At<RawClientServer>>>,
+    /// Who may do what on which servers, tools, prompts and resources. Without any rule, the `servers` of a caller's
+    /// credential decide alone.
+    pub(super) rules: At<Option<Vec<At<RawRule>>>>,
 }
 
 /// An MCP server.
@@ -52,6 +60,10 @@ pub(super) struct RawServer {
     /// A local process without calls for this long is stopped, and started again by the next call. `0` keeps it.
     /// Default: 300s.
     pub(super) idle_timeout: Option<At<Period>>,
+    /// How often it may be called, by all callers together or by each.
+    pub(super) limit: Option<At<RawShared>>,
+    /// What single tools cost and how often they may be called, by exact name.
+    pub(super) tools: Option<At<Entries<At<RawTool>>>>,
 }
 
 /// How a server is reached.
@@ -181,4 +193,8 @@ pub(super) struct RawClientServer {
     pub(super) instances: Option<At<u16>>,
     /// A local process without calls for this long is stopped. `0` keeps it. Default: 300s.
     pub(super) idle_timeout: Option<At<Period>>,
+    /// How often it may be called, by all callers together or by each.
+    pub(super) limit: Option<At<RawShared>>,
+    /// What single tools cost and how often they may be called, by exact name.
+    pub(super) tools: Option<At<Entries<At<RawTool>>>>,
 }

@@ -48,6 +48,11 @@ pub struct Actions {
     pub get: bool,
 }
 
+impl Actions {
+    /// All of them; `*` in a file.
+    pub const ALL: Self = Self { list: true, call: true, read: true, get: true };
+}
+
 /// Whom a rule is about: a caller that has all that is said here. What is absent is not asked for.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Who {

@@ -70,8 +70,42 @@ fn render(snapshot: &Snapshot) -> String {
             }
         }
         writeln!(out, "  {:?}", server.timeouts).unwrap();
+        if let Some(limit) = &server.throttle.limit {
+            writeln!(out, "  limit: {}", shared(limit)).unwrap();
+        }
+        for (name, tool) in &server.throttle.tools {
+            let own = tool.limit.as_ref().map_or_else(String::new, shared);
+            writeln!(out, "  tool {name}: cost {} {own}", tool.cost).unwrap();
+        }
+    }
+    for rule in &snapshot.rules.list {
+        let Rule { name, place, effect, actions, who, servers, items } = rule;
+        let actions: Vec<&str> =
+            [(actions.list, "list"), (actions.call, "call"), (actions.read, "read"), (actions.get, "get")]
+                .into_iter()
+                .filter_map(|(given, name)| given.then_some(name))
+                .collect();
+        writeln!(out, "{name} ({place}): {effect:?} {} on {:?}", actions.join(" "), servers.patterns())
+            .unwrap();
+        if *who != Who::default() {
+            writeln!(out, "  {who:?}").unwrap();
+        }
+        if *items != Items::All {
+            writeln!(out, "  {items:?}").unwrap();
+        }
+    }
+    for warning in &snapshot.warnings.list {
+        writeln!(out, "{warning}").unwrap();
     }
     if out.is_empty() { "no servers\n".to_owned() } else { out }
+}
+
+fn shared(shared: &Shared) -> String {
+    let Shared { limit, each_caller } = shared;
+    let rate = limit.rate.map(|rate| format!("{} in {:?}, burst {}", rate.requests, rate.per, rate.burst));
+    let flight = limit.in_flight.map(|count| format!("{count} at once"));
+    let whose = if *each_caller { "each caller" } else { "all" };
+    format!("{} ({whose})", [rate, flight].into_iter().flatten().collect::<Vec<_>>().join(", "))
 }
 
 fn outcome(text: &str) -> String {
@@ -177,4 +211,18 @@ fn changes_are_told_in_the_words_of_the_contract() {
     assert_eq!(changes.to_string(), "Loaded 3 servers (added: 1, removed: 1, modified: 1, unchanged: 1)");
     assert_eq!(changes.removed[0].as_str(), "a");
     assert!(new.changes_since(&new).is_empty());
+    let ruled = |rules: &str| {
+        let text = format!("servers: []\n{rules}");
+        parse(&text, "catalog.yaml", Path::new("/"), 3, &variable).unwrap()
+    };
+    let (first, moved, other) = (
+        ruled("rules: [{deny: '*'}]\n"),
+        ruled("\n# moved\nrules: [{deny: '*'}]\n"),
+        ruled("rules: [{deny: [call]}]\n"),
+    );
+    assert!(moved.changes_since(&first).is_empty());
+    assert_eq!(
+        other.changes_since(&first).to_string(),
+        "Loaded 0 servers (added: 0, removed: 0, modified: 0, unchanged: 0), rules changed"
+    );
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use http::Uri;
 use tracing_subscriber::EnvFilter;
 
+use super::layer::DEFAULT;
 use super::raw::{RawConf, RawListener, RawLog, RawLogFormat, RawSession};
 use super::{Access, AuditSink, Conf, Limit, LogConf, LogFormat, SessionConf};
 use crate::document::{At, Code, Period, Report, Span, nearest};
@@ -101,9 +102,8 @@ impl Checker<'_> {
         let classes = raw.limit_classes.take().unwrap_or_default().0;
         for (name, class) in &classes {
             self.name(name);
-            if let Some(limit) = self.limit(class) {
-                self.classes.insert(name.value.clone(), limit);
-            }
+            let limit = self.limit(class).unwrap_or_default();
+            self.classes.insert(name.value.clone(), limit);
         }
         let auth = self.auth(raw.auth.take().unwrap_or_default());
         let is_claimed = auth.issuers.iter().any(|issuer| issuer.claims.limit_class.is_some());
@@ -118,6 +118,11 @@ impl Checker<'_> {
 
     fn path(&self, raw: &At<String>) -> PathBuf {
         (self.locate)(raw, self.report)
+    }
+
+    /// Whether nobody said it.
+    fn is_default(&self, span: Span) -> bool {
+        self.report.source(span.source).is_some_and(|source| source.name() == DEFAULT)
     }
 
     fn name(&mut self, name: &At<String>) {

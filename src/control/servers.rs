@@ -95,7 +95,7 @@ pub(super) async fn list(
     let Query(filter) = query.map_err(|_| ControlError::BadRequest("the query is `?tag=` and one tag"))?;
     let view = control.hub.fleet().view().clone();
     let tagged = |server: &Server| filter.tag.as_ref().is_none_or(|tag| server.tags.contains(tag));
-    let visible = view.upstreams().filter(|upstream| caller.may_use(upstream.server.id.as_str()));
+    let visible = view.upstreams().filter(|upstream| upstream.policy.sees(&caller));
     let rows = visible.filter(|upstream| tagged(&upstream.server)).map(|upstream| {
         let (server, shown) = (&upstream.server, Shown::of(&control, upstream));
         Row {
@@ -197,7 +197,7 @@ pub(super) async fn stop(
 /// A server that the caller may use; one that it may not looks like one that is not there.
 fn find(control: &Control, caller: &Caller, id: Id) -> Result<(String, Arc<Upstream>), ControlError> {
     let Path(id) = id.map_err(|_| ControlError::BadRequest("the server's id is no text"))?;
-    let found = control.hub.fleet().view().upstream(&id).filter(|_| caller.may_use(&id)).cloned();
+    let found = control.hub.fleet().view().upstream_for(caller, &id).cloned();
     match found {
         Some(upstream) => Ok((id, upstream)),
         None => Err(ControlError::NotFound(format!("Server '{id}' not found"))),

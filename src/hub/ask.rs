@@ -43,7 +43,7 @@ pub(super) async fn ask(
         }
         hub.links.forget(caller.id, server);
     }
-    let link = open(hub, caller, upstream, &asked.headers).await?;
+    let link = open(hub, caller, upstream, &asked).await?;
     let link = hub.links.keep(caller.id, server, link);
     send(hub, caller, upstream, &asked, &link).await
 }
@@ -53,13 +53,9 @@ fn lost(status: StatusCode, link: &Link) -> bool {
     link.session.is_some() && matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
 }
 
-/// Opens a session: `initialize`, then `notifications/initialized`.
-async fn open(
-    hub: &Hub,
-    caller: &Caller,
-    upstream: &Arc<Upstream>,
-    headers: &HeaderMap,
-) -> Result<Link, HubError> {
+/// Opens a session for what is asked, if that is allowed: `initialize`, then `notifications/initialized`.
+async fn open(hub: &Hub, caller: &Caller, upstream: &Arc<Upstream>, asked: &Asked) -> Result<Link, HubError> {
+    let headers = &asked.headers;
     let hello = serde_json::json!({
         "jsonrpc": "2.0", "id": 0, "method": "initialize",
         "params": {
@@ -70,7 +66,8 @@ async fn open(
     });
     let hello = Bytes::from(hello.to_string());
     let outgoing_hello = Outgoing { method: Verb::POST, headers: headers.clone(), body: hello.clone() };
-    let arrived = hub.fleet.call(&allow(caller, upstream, None)?, outgoing_hello).await?;
+    let route = allow(caller, upstream, &asked.demand, || Ok(None))?;
+    let arrived = hub.fleet.call(&route, outgoing_hello).await?;
     let endpoint = Some(arrived.endpoint);
     let session = arrived.response.headers().get(&SESSION).and_then(|id| id.to_str().ok()).map(str::to_owned);
     let expected = Expected { method: Method::Initialize, response: true, to: &hello };
@@ -82,7 +79,8 @@ async fn open(
     }
     let link = Link { endpoint, session };
     let ready = outgoing(headers, &link, Bytes::from_static(INITIALIZED.as_bytes()));
-    let arrived = hub.fleet.call(&allow(caller, upstream, link.endpoint)?, ready).await?;
+    let route = allow(caller, upstream, &asked.demand, || Ok(link.endpoint))?;
+    let arrived = hub.fleet.call(&route, ready).await?;
     let expected = Expected { method: Method::Initialized, response: false, to: INITIALIZED.as_bytes() };
     answer::read(upstream, &hub.limits, arrived, expected).await?;
     Ok(link)
@@ -105,7 +103,7 @@ async fn send(
     link: &Link,
 ) -> Result<Relayed, HubError> {
     let pin = link.endpoint.filter(|_| link.session.is_some());
-    let route = allow(caller, upstream, pin)?;
+    let route = allow(caller, upstream, &asked.demand, || Ok(pin))?;
     let arrived = hub.fleet.call(&route, outgoing(&asked.headers, link, asked.body.clone())).await?;
     upstream.meters.upstream(asked.method, arrived.took);
     let expected = Expected { method: asked.method, response: asked.wants_response, to: &asked.body };

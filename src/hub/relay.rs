@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Asked, Hub, HubError, Relayed, answer};
-use crate::auth::{self, Caller};
+use crate::auth::{self, Allowed, Caller, Demand};
 use crate::mcp::{Era, Method};
 use crate::session::{Pin, SessionError};
 use crate::upstream::{Outgoing, Route, Upstream};
@@ -21,20 +21,20 @@ pub(super) async fn relay(
     asked: Asked,
 ) -> Result<Relayed, HubError> {
     let server = &upstream.server.id;
-    let mut headers = asked.headers;
     // The modern era has no sessions: a header that looks like one is ignored (2026-07-28/basic/transports).
     let session = asked.session.filter(|_| asked.era == Era::Legacy);
-    let pinned = match &session {
-        Some(id) => {
-            let pin = hub.sessions.open(id, caller.id, server.as_str())?;
-            headers.insert(SESSION, upstream_id(&pin)?);
-            Some(pin)
-        }
-        None => None,
-    };
+    let mut pinned = None;
+    // Looked at only once the rest is allowed: whether a session is known tells that there is a server.
+    let route = allow(caller, upstream, &asked.demand, || {
+        let Some(id) = &session else { return Ok(None) };
+        let pin = pinned.insert(hub.sessions.open(id, caller.id, server.as_str())?);
+        Ok(Some(pin.endpoint))
+    })?;
+    let mut headers = asked.headers;
+    if let Some(pin) = &pinned {
+        headers.insert(SESSION, upstream_id(pin)?);
+    }
     let outgoing = Outgoing { method: asked.verb, headers, body: asked.body.clone() };
-    // Hop 4 is here until tools have an index of their own: the server is the unit of what a caller may use.
-    let route = allow(caller, upstream, pinned.as_ref().map(|pin| pin.endpoint))?;
     let arrived = hub.fleet.call(&route, outgoing).await?;
     upstream.meters.upstream(asked.method, arrived.took);
     let given = arrived.response.headers().get(&SESSION).cloned();
@@ -58,14 +58,19 @@ pub(super) async fn relay(
     Ok(relayed)
 }
 
-/// Hop 4: the caller may use the server, or the call ends here.
+/// Hop 4: the caller may have what it asks of the server, or the call ends here. `pin` finds the endpoint to call.
 pub(super) fn allow(
     caller: &Caller,
     upstream: &Arc<Upstream>,
-    pin: Option<u64>,
-) -> Result<auth::Allowed<Route>, auth::Denied> {
-    let route = Route { upstream: Arc::clone(upstream), pin };
-    auth::allow(caller, &upstream.server.id, route)
+    demand: &Demand,
+    pin: impl FnOnce() -> Result<Option<u64>, HubError>,
+) -> Result<Allowed<Route>, HubError> {
+    let route = || Ok(Route { upstream: Arc::clone(upstream), pin: pin()? });
+    let allowed = auth::allow(&upstream.policy, caller, demand, route);
+    if let Err(HubError::Denied(denied)) = &allowed {
+        upstream.meters.denied(denied.reason());
+    }
+    allowed
 }
 
 fn upstream_id(pin: &Pin) -> Result<HeaderValue, HubError> {

@@ -28,6 +28,8 @@ impl Code {
     pub const SERVER_ERROR: Self = Self(-32000);
     /// What SDK servers say of a session they do not know; Open MCP Gateway: an unknown server.
     pub const NOT_FOUND: Self = Self(-32001);
+    /// A resource that is not there (until 2025-11-25).
+    pub const RESOURCE_NOT_FOUND: Self = Self(-32002);
     /// A mirrored header is missing or differs from the body (2026-07-28).
     pub const HEADER_MISMATCH: Self = Self(-32020);
     /// No or no good credential.

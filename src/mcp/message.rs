@@ -95,7 +95,7 @@ pub struct Meta<'a> {
 }
 
 const ENVELOPE_KEYS: [&str; 7] = ["jsonrpc", "id", "method", "params", "result", "error", "server_id"];
-const PARAM_KEYS: [&str; 9] = [
+const PARAM_KEYS: [&str; 11] = [
     "_meta",
     "name",
     "uri",
@@ -105,6 +105,8 @@ const PARAM_KEYS: [&str; 9] = [
     "capabilities",
     "requestId",
     "progressToken",
+    "ref",
+    "notifications",
 ];
 const META_KEYS: [&str; 3] = [
     "io.modelcontextprotocol/protocolVersion",

@@ -10,7 +10,8 @@ use pingora_proxy::Session;
 use super::admit::Admitted;
 use super::rejection::{RawFault, Rejection};
 use super::{Ctx, Proxy, body, headers, write};
-use crate::hub::{Asked, HubError, Relayed};
+use crate::auth::{Caller, Demand, Verdict};
+use crate::hub::{self, Asked, HubError, Relayed};
 use crate::mcp::{self, Era, Id, Kind, Malformed, MalformedKind, Message, Method, ParseLimits};
 use crate::upstream::{Upstream, View};
 
@@ -32,7 +33,7 @@ pub(super) async fn at_server(
         Verb::POST => message(proxy, session, ctx).await?,
         _ => without_message(session, ctx, verb)?,
     };
-    let upstream = enter(ctx, view, id, message_id.clone())?;
+    let upstream = enter(ctx, view, (&admitted.caller, id), message_id.clone())?;
     let waiter = Waiter { admitted, upstream, id: message_id, style: Asking::Relay };
     answer(proxy, session, ctx, waiter, asked).await
 }
@@ -57,7 +58,7 @@ pub(super) async fn at_envelope(
     let Some(server) = message.server_id.as_deref() else {
         return Err(Rejection::NoServerId { place: "server_id" });
     };
-    let upstream = enter(ctx, view, server, id_of(&message))?;
+    let upstream = enter(ctx, view, (&admitted.caller, server), id_of(&message))?;
     plain(proxy, session, ctx, (admitted, upstream), &bytes).await
 }
 
@@ -86,7 +87,7 @@ pub(super) async fn at_rpc(
         _ => bytes,
     };
     let message = parse(proxy, &bytes)?;
-    let upstream = enter(ctx, view, &server, id_of(&message))?;
+    let upstream = enter(ctx, view, (&admitted.caller, &server), id_of(&message))?;
     plain(proxy, session, ctx, (admitted, upstream), &bytes).await
 }
 
@@ -105,6 +106,7 @@ async fn plain(
     let asked = Asked {
         verb: Verb::POST,
         method: message.method,
+        demand: hub::demand(&message),
         wants_response: message.kind == Kind::Request,
         era: Era::Legacy,
         headers: headers::forwarded(
@@ -120,11 +122,18 @@ async fn plain(
     answer(proxy, session, ctx, waiter, asked).await
 }
 
-fn enter(ctx: &mut Ctx, view: &View, server: &str, id: Option<Id>) -> Result<Arc<Upstream>, Rejection> {
-    let unknown = || Rejection::UnknownServer { server: server.chars().take(64).collect(), id };
+/// The server, if there is one that speaks MCP. Whether it is there for the caller comes out with what is asked of it,
+/// and then looks as it does here when it is not there at all.
+fn enter(
+    ctx: &mut Ctx,
+    view: &View,
+    (caller, server): (&Caller, &str),
+    id: Option<Id>,
+) -> Result<Arc<Upstream>, Rejection> {
+    let unknown = || Rejection::UnknownServer { server: server.chars().take(64).collect(), id: id.clone() };
     let upstream = view.upstream(server).ok_or_else(unknown)?;
     if upstream.is_raw() {
-        return Err(Rejection::Raw(RawFault::OnlyRaw));
+        return Err(if upstream.policy.sees(caller) { Rejection::Raw(RawFault::OnlyRaw) } else { unknown() });
     }
     upstream.activity.asked();
     ctx.record.upstream = Some(Arc::clone(upstream));
@@ -154,6 +163,7 @@ async fn message(
     let asked = Asked {
         verb: Verb::POST,
         method: message.method,
+        demand: hub::demand(&message),
         wants_response: message.kind == Kind::Request,
         era,
         headers: headers::forwarded(head, &Verb::POST, era, ctx.record.request_id_header()),
@@ -178,6 +188,7 @@ fn without_message(session: &Session, ctx: &mut Ctx, verb: Verb) -> Result<(Aske
         session: session_id(head)?,
         verb,
         method,
+        demand: Demand::Session,
         wants_response: false,
         era: Era::Legacy,
         body: bytes::Bytes::new(),
@@ -208,10 +219,11 @@ async fn answer(
     asked: Asked,
 ) -> Result<(), Rejection> {
     let Waiter { mut admitted, upstream, id, style } = waiter;
-    pay(proxy, ctx, &mut admitted, &upstream, asked.method)?;
+    pay(proxy, ctx, &mut admitted, &upstream, &asked)?;
     // A client of the modern era cancels by leaving; one of the legacy era only lost its connection, and its call
     // goes on (2026-07-28 and 2025-11-25/basic/transports). A stream without a client is of no use in either.
     let leaving_cancels = asked.era == Era::Modern || asked.method == Method::Stream;
+    let (era, wanted) = (asked.era, asked.wants_response);
     let asking = pin!(async {
         match style {
             Asking::Relay => proxy.hub.relay(&admitted.caller, &upstream, asked).await,
@@ -226,7 +238,10 @@ async fn answer(
     let Relayed { mut reply, outcome, upstream_time, attempts, in_flight } = asked.map_err(|error| {
         let server = upstream.server.id.as_str().to_owned();
         refused(ctx, &error);
-        Rejection::Hub { error, server, id: id.clone() }
+        match error {
+            HubError::Denied(denied) => Rejection::Denied { denied, server, era, wanted, id: id.clone() },
+            error => Rejection::Hub { error, server, id: id.clone() },
+        }
     })?;
     ctx.record.outcome = outcome;
     ctx.record.upstream_time = Some(upstream_time);
@@ -240,20 +255,20 @@ async fn answer(
     Ok(())
 }
 
-/// Asks every limit on the way, and pays. A caller that may not use the server is refused by the hub, and pays what is
-/// asked of any refusal.
+/// Asks every limit on the way, and pays. What the caller may not do is refused by the hub, and costs the server and the
+/// tool nothing: only what is asked of any refusal is paid.
 fn pay(
     proxy: &Proxy,
     ctx: &mut Ctx,
     admitted: &mut Admitted,
     upstream: &Upstream,
-    method: Method,
+    asked: &Asked,
 ) -> Result<(), Rejection> {
-    if !admitted.caller.may_use(upstream.server.id.as_str()) {
+    if !matches!(upstream.policy.decide(&admitted.caller, &asked.demand), Verdict::Allowed { .. }) {
         return Ok(());
     }
-    let tool = ctx.record.tool.as_deref().filter(|_| method == Method::ToolsCall);
-    proxy.admission.pay(admitted, (&upstream.server, tool), method != Method::Stream, &mut ctx.tally)
+    let tool = ctx.record.tool.as_deref().filter(|_| asked.method == Method::ToolsCall);
+    proxy.admission.pay(admitted, (&upstream.server, tool), asked.method != Method::Stream, &mut ctx.tally)
 }
 
 /// A call that was sent and failed still took the upstream's time.

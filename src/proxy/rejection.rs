@@ -3,13 +3,17 @@
 //!
 //! The words are ours: no text of an upstream, no address and no name that the caller may not see is in them.
 
+mod denied;
+
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use super::headers::REQUEST_ID;
+use crate::auth::Denied;
 use crate::hub::{HubError, Lie};
 use crate::limit::{Decision, Layer};
-use crate::mcp::{Code, HeaderFault, Id, Malformed, MalformedKind, RpcError};
+use crate::mcp::{Code, Era, HeaderFault, Id, Malformed, MalformedKind, RpcError};
 use crate::reply::{Body, Reply};
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
@@ -18,28 +22,74 @@ use crate::upstream::UpstreamError;
 #[derive(Debug)]
 pub(super) enum Rejection {
     NoDoor,
-    WrongMethod { allow: &'static str },
-    NoHost,
-    Host,
-    Origin,
+    WrongMethod {
+        allow: &'static str,
+    },
+    Edge(EdgeFault),
     UriTooLong,
     HeadersTooLarge,
     NoCredential,
     BadCredential,
     Limited(Limited),
-    BodyTooLarge { bytes_max: usize },
+    BodyTooLarge {
+        bytes_max: usize,
+    },
     BodyTooSlow,
     BodyBroken,
     Encoded,
     NotJsonType,
-    NotAcceptable { accept: &'static str },
+    NotAcceptable {
+        accept: &'static str,
+    },
     Malformed(Malformed),
-    HeaderMismatch { fault: HeaderFault, id: Option<Id> },
-    NoServerId { place: &'static str },
-    UnknownServer { server: String, id: Option<Id> },
-    Hub { error: HubError, server: String, id: Option<Id> },
+    HeaderMismatch {
+        fault: HeaderFault,
+        id: Option<Id>,
+    },
+    NoServerId {
+        place: &'static str,
+    },
+    UnknownServer {
+        server: String,
+        id: Option<Id>,
+    },
+    /// The policy's word. `wanted` says whether the client waits for a response.
+    Denied {
+        denied: Denied,
+        server: String,
+        era: Era,
+        wanted: bool,
+        id: Option<Id>,
+    },
+    Hub {
+        error: HubError,
+        server: String,
+        id: Option<Id>,
+    },
     Raw(RawFault),
     ForwardFailed,
+}
+
+/// What is wrong with where a request comes from, or with the name that it uses for us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EdgeFault {
+    NoHost,
+    Host,
+    Origin,
+    Network,
+}
+
+impl EdgeFault {
+    fn row(self) -> Row {
+        use StatusCode as S;
+        let (status, reason, words) = match self {
+            Self::NoHost => (S::BAD_REQUEST, "no_host", "one Host is required"),
+            Self::Host => (S::FORBIDDEN, "host", "this Host is not served here: list it in `hosts`"),
+            Self::Origin => (S::FORBIDDEN, "origin", "this Origin may not call: list it in `origins`"),
+            Self::Network => (S::FORBIDDEN, "network", "no calls are taken from this address"),
+        };
+        Row { status, code: Code::INVALID_REQUEST, reason, words: words.into(), outcome: Outcome::Denied }
+    }
 }
 
 /// What is wrong with a request in view of the raw upstreams.
@@ -165,9 +215,7 @@ impl Rejection {
             Self::WrongMethod { .. } => {
                 bad(S::METHOD_NOT_ALLOWED, "wrong_method", "this path does not take that method")
             }
-            Self::NoHost => bad(S::BAD_REQUEST, "no_host", "one Host is required"),
-            Self::Host => bad(S::FORBIDDEN, "host", "this Host is not served here: list it in `hosts`"),
-            Self::Origin => bad(S::FORBIDDEN, "origin", "this Origin may not call: list it in `origins`"),
+            Self::Edge(fault) => fault.row(),
             Self::UriTooLong => bad(S::URI_TOO_LONG, "uri_too_long", "the path is too long"),
             Self::HeadersTooLarge => {
                 bad(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "too many or too large headers")
@@ -206,10 +254,8 @@ impl Rejection {
             Self::NoServerId { place } => {
                 Row { words: format!("{place} required"), ..bad(S::BAD_REQUEST, "no_server_id", "") }
             }
-            Self::UnknownServer { server, .. } => Row {
-                words: format!("Server '{server}' not found"),
-                ..row(S::NOT_FOUND, Code::NOT_FOUND, "unknown_server", "", Denied)
-            },
+            Self::UnknownServer { server, .. } => unknown_server(server),
+            Self::Denied { denied, server, era, wanted, .. } => denied::row(denied, server, *era, *wanted),
             Self::Hub { error, server, .. } => hub_row(error, server),
             Self::Raw(fault) => fault.row(),
             Self::ForwardFailed => row(
@@ -222,9 +268,14 @@ impl Rejection {
         }
     }
 
-    /// Its stable name.
+    /// Its stable name, as the log has it: of a denial it says more than the caller is told.
     pub(super) fn reason(&self) -> &'static str {
-        self.row().reason
+        match self {
+            Self::Denied { denied, .. } | Self::Hub { error: HubError::Denied(denied), .. } => {
+                denied.reason()
+            }
+            _ => self.row().reason,
+        }
     }
 
     /// What it counts as.
@@ -240,9 +291,10 @@ impl Rejection {
     fn id(&self) -> Option<&Id> {
         match self {
             Self::Malformed(malformed) => malformed.id.as_ref(),
-            Self::HeaderMismatch { id, .. } | Self::UnknownServer { id, .. } | Self::Hub { id, .. } => {
-                id.as_ref()
-            }
+            Self::HeaderMismatch { id, .. }
+            | Self::UnknownServer { id, .. }
+            | Self::Denied { id, .. }
+            | Self::Hub { id, .. } => id.as_ref(),
             _ => None,
         }
     }
@@ -253,7 +305,10 @@ impl Rejection {
         let rpc = match style {
             Style::Mcp => true,
             Style::OpenMcp => {
-                matches!(self, Self::Malformed(_) | Self::UnknownServer { .. } | Self::Hub { .. })
+                matches!(
+                    self,
+                    Self::Malformed(_) | Self::UnknownServer { .. } | Self::Denied { .. } | Self::Hub { .. }
+                )
             }
             Style::Plain => false,
         };
@@ -264,7 +319,9 @@ impl Rejection {
             Self::Limited(limited) => Some(limited.layer()),
             _ => None,
         };
-        let body = if rpc {
+        let body = if row.status == StatusCode::ACCEPTED {
+            Bytes::new()
+        } else if rpc {
             let mut data = json!({"reason": row.reason, "requestId": request_id});
             if let (Some(layer), Some(data)) = (layer, data.as_object_mut()) {
                 data.insert("layer".into(), layer.into());
@@ -281,7 +338,9 @@ impl Rejection {
             body.to_string().into()
         };
         let mut headers = HeaderMap::with_capacity(8);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if !body.is_empty() {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         self.add_headers(&mut headers, style);
         if let Ok(id) = HeaderValue::from_str(request_id) {
             headers.insert(REQUEST_ID, id);
@@ -312,6 +371,7 @@ impl Rejection {
             Self::WrongMethod { allow } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
             }
+            Self::Denied { denied, .. } => denied::add_headers(denied, headers),
             Self::Limited(limited) => {
                 if let Some(seconds) = limited.retry_after_seconds() {
                     headers.insert(header::RETRY_AFTER, seconds.into());
@@ -325,6 +385,17 @@ impl Rejection {
             }
             _ => {}
         }
+    }
+}
+
+/// A server that is not there, or not for the caller.
+fn unknown_server(server: &str) -> Row {
+    Row {
+        status: StatusCode::NOT_FOUND,
+        code: Code::NOT_FOUND,
+        reason: "unknown_server",
+        words: format!("Server '{server}' not found"),
+        outcome: Outcome::Denied,
     }
 }
 
@@ -351,13 +422,8 @@ fn hub_row(error: &HubError, server: &str) -> Row {
     use StatusCode as S;
     let row = |status, code, reason, words, outcome| Row { status, code, reason, words, outcome };
     match error {
-        HubError::Denied(_) => row(
-            S::FORBIDDEN,
-            Code::FORBIDDEN,
-            "forbidden",
-            format!("not allowed: server '{server}'"),
-            Outcome::Denied,
-        ),
+        // The exchange makes it a rejection of its own, which knows the era.
+        HubError::Denied(denied) => denied::row(denied, server, Era::Legacy, true),
         // 404 is what makes a client open a new session (2025-11-25/basic/transports, "Session Management").
         HubError::Session(_) => row(
             S::NOT_FOUND,

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::rejection::{Limited, Rejection};
 use crate::auth::Caller;
 use crate::catalog::Server;
-use crate::conf::{Access, Limit};
+use crate::conf::Access;
 use crate::limit::{Address, Buckets, Decision, Draw, Flood, Gate, Layer, Permit, Place, Places};
 use crate::telemetry::Meters;
 
@@ -39,6 +39,8 @@ pub(super) struct Tally {
 #[derive(Debug)]
 pub(super) struct Held {
     _in_all: Permit,
+    /// How many calls at once its caller may have.
+    in_flight_max: Option<u32>,
     places: SmallVec<[Place; 3]>,
 }
 
@@ -55,11 +57,6 @@ pub(super) struct Use<'r> {
 
 /// Whose bucket or places, within a layer: a caller (0 is all together), a server, a tool.
 type Whose<'w> = (u128, &'w str, &'w str);
-
-/// The limit of a caller: its own, as a whole, or everybody's.
-fn limit_of(access: &Access, caller: &Caller) -> Limit {
-    caller.limit.or(access.limit).unwrap_or_default()
-}
 
 impl Tolls {
     pub(super) fn new(buckets: Arc<Buckets>, gate: Gate, meters: Arc<Meters>) -> Self {
@@ -92,25 +89,23 @@ impl Tolls {
         caller: &Caller,
         tally: &mut Tally,
     ) -> Result<Held, Rejection> {
-        if let Some(rate) = limit_of(access, caller).rate {
+        // The caller's own limit, as a whole, or everybody's.
+        let limit = caller.limit.or(access.limit).unwrap_or_default();
+        if let Some(rate) = limit.rate {
             let key = self.buckets.key(Layer::Caller, &caller.id);
             tally.owed.push(Draw { key, rate, cost: 1, layer: Layer::Caller });
         }
         self.look(tally)?;
         match self.gate.enter() {
-            Some(in_all) => Ok(Held { _in_all: in_all, places: SmallVec::new() }),
+            Some(in_all) => {
+                Ok(Held { _in_all: in_all, in_flight_max: limit.in_flight, places: SmallVec::new() })
+            }
             None => Err(self.refuse(tally, Limited::Busy)),
         }
     }
 
     /// It is known what is called, and it is allowed: takes from all layers, or from none.
-    pub(super) fn pay(
-        &self,
-        access: &Access,
-        of: &Use<'_>,
-        held: &mut Held,
-        tally: &mut Tally,
-    ) -> Result<(), Rejection> {
+    pub(super) fn pay(&self, of: &Use<'_>, held: &mut Held, tally: &mut Tally) -> Result<(), Rejection> {
         let throttle = &of.server.throttle;
         let tool = of.tool.and_then(|name| throttle.tools.iter().find(|(known, _)| known == name));
         let cost = tool.map_or(1, |(_, tool)| tool.cost.max(1));
@@ -122,8 +117,7 @@ impl Tolls {
             None => Ok(()),
             Some(max) => self.places.enter(layer, whose, max).map(|place| places.push(place)).ok_or(layer),
         };
-        let own = limit_of(access, of.caller).in_flight;
-        let mut full = place(Layer::Caller, &(of.caller.id, "", ""), own).err();
+        let mut full = place(Layer::Caller, &(of.caller.id, "", ""), held.in_flight_max).err();
         let server = throttle.limit.map(|shared| (Layer::Server, shared, ""));
         let tool = tool.and_then(|(name, tool)| Some((Layer::Tool, tool.limit?, name.as_str())));
         for (layer, shared, tool) in [server, tool].into_iter().flatten() {

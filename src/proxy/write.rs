@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::rejection::{Rejection, Style};
-use super::{Ctx, body, headers};
+use super::{Ctx, body, cors, headers};
 use crate::mcp::{Answer, Code, Decoder, Id, RpcError, Verdict, encode_event};
 use crate::reply::{Body, Reply, Stream};
 use crate::telemetry::Outcome;
@@ -69,7 +69,10 @@ pub(super) async fn refuse(
 
 /// Writes a reply. A client that is gone is no error: there is nobody to tell.
 pub(super) async fn reply(session: &mut Session, ctx: &mut Ctx, reply: Reply, watching: Option<Watching>) {
-    let Reply { status, headers, body } = reply;
+    let Reply { status, mut headers, body } = reply;
+    if let Some(origin) = &ctx.origin {
+        cors::tell(&mut headers, origin);
+    }
     match body {
         Body::Whole(body) => {
             let Ok(head) =

@@ -86,6 +86,7 @@ struct Families {
     restarts: IntCounterVec,
     exits: IntCounterVec,
     rubbish: IntCounterVec,
+    denied: IntCounterVec,
     rate_limited: IntCounterVec,
     authentications: IntCounterVec,
     reloads: IntCounterVec,
@@ -275,6 +276,11 @@ impl Families {
                 "Lines of a child's output that are no JSON-RPC message.",
                 &["server"],
             )?,
+            denied: counter(
+                "tollgate_denied_total",
+                "Requests that the rules or a credential's servers deny.",
+                &["server", "reason"],
+            )?,
             rate_limited: counter("tollgate_rate_limited_total", "Refusals by limits.", &["scope"])?,
             authentications: counter(
                 "tollgate_auth_requests_total",
@@ -316,6 +322,15 @@ pub struct ServerMeters {
 #[derive(Debug, Default)]
 struct ToolMeters([OnceLock<IntCounter>; Outcome::COUNT]);
 
+/// What the policy denies: see `auth::Denied::reason`.
+const DENIALS: [&str; 6] = [
+    "denied_server",
+    "denied_tool",
+    "denied_prompt",
+    "denied_resource",
+    "denied_method",
+    "insufficient_scope",
+];
 /// The label of tools that have none of their own.
 const OTHER_TOOL: &str = "_other";
 
@@ -375,6 +390,11 @@ impl ServerMeters {
             let labels = [self.id.as_str(), label, outcome.as_str()];
             slot.get_or_init(|| self.families.tool_calls.with_label_values(&labels)).inc();
         }
+    }
+
+    /// A request that the policy denied; `reason` is a word of `auth::Denied`.
+    pub fn denied(&self, reason: &'static str) {
+        self.families.denied.with_label_values(&[self.id.as_str(), reason]).inc();
     }
 
     /// A session was opened.
@@ -454,6 +474,9 @@ impl ServerMeters {
         for at in self.endpoints.lock().iter() {
             let _ = families.endpoint_up.remove_label_values(&[id, &at.to_string()]);
         }
+        for reason in DENIALS {
+            let _ = families.denied.remove_label_values(&[id, reason]);
+        }
         for result in ["success", "failure"] {
             let _ = families.health_checks.remove_label_values(&[id, result]);
         }
@@ -485,6 +508,7 @@ mod tests {
         }
         server.exchange(Method::ToolsCall, Outcome::Ok, Duration::from_millis(3));
         server.endpoint_up(1, true);
+        DENIALS.iter().for_each(|reason| server.denied(reason));
         let shown = text(&meters);
         assert!(!shown.contains("made-up"));
         assert_eq!(shown.matches("tool=\"real-").count(), 2);

@@ -48,6 +48,8 @@ pub(super) fn into_server(
         health: raw.health,
         instances: raw.instances,
         idle_timeout: raw.idle_timeout,
+        limit: raw.limit,
+        tools: raw.tools,
     })
 }
 
