@@ -70,8 +70,9 @@ impl Admission {
         if path > self.limits.uri_bytes_max {
             return Err(Rejection::UriTooLong);
         }
-        let bytes: usize =
-            request.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        // Any token is a method to Pingora, and no length too long.
+        let bytes = request.method.as_str().len()
+            + request.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
         if request.headers.len() > self.limits.header_count_max || bytes > self.limits.header_bytes_max {
             return Err(Rejection::HeadersTooLarge);
         }

@@ -66,6 +66,7 @@ pub(super) async fn refuse(
         super::rejection::rate_headers(&mut answer.headers, decision);
     }
     reply(session, ctx, answer, None).await;
+    body::drain(session).await;
     Ok(())
 }
 

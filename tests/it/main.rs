@@ -17,6 +17,7 @@ mod gateway;
 mod hardening;
 mod interop;
 mod load;
+mod meter;
 mod naive;
 mod native_api;
 mod packages;
