@@ -7,6 +7,7 @@
 //! (a member twice, or once more in another case) is refused: see `message`.
 
 mod answer;
+mod depth;
 mod error;
 mod headers;
 mod message;

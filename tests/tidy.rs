@@ -28,8 +28,8 @@ const LONG_FILES: &[(&str, usize)] = &[];
 /// Functions that are longer (`file name`), with their length. May only shrink.
 const LONG_FUNCTIONS: &[(&str, usize)] = &[
     // Tables: one row for each rejection, one for each metric.
-    ("src/proxy/rejection.rs row", 85),
-    ("src/telemetry/metrics.rs new", 111),
+    ("src/proxy/rejection.rs row", 83),
+    ("src/telemetry/metrics.rs new", 108),
 ];
 
 /// Who may name Pingora's crates: a room, or a file. `upstream` uses its load balancing and health checks.

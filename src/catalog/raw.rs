@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::document::{At, Entries, Period};
-pub(super) use rule::{RawActions, RawRule, RawWho, RawWords};
+pub(super) use rule::{RawActions, RawRule, RawWho};
 pub(super) use throttle::{RawShared, RawTool};
 
 /// The MCP servers behind the gateway. Editing this file is enough to change them: it is read again when it

@@ -1,5 +1,4 @@
-//! The items that a request is about besides `name` and `uri`: the reference of a completion, the resources of a
-//! subscription.
+//! Items that a request is about besides `name` and `uri`: a completion's reference, a subscription's resources.
 //! Not here: the envelope (`message`); who may use the items (`auth`).
 //!
 //! As in the envelope, members that we act on may stand once and in their own spelling only.

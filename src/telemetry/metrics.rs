@@ -273,12 +273,12 @@ impl Families {
             )?,
             rubbish: counter(
                 "tollgate_server_rubbish_lines_total",
-                "Lines of a child's output that are no JSON-RPC message.",
+                "Lines that are no message.",
                 &["server"],
             )?,
             denied: counter(
                 "tollgate_denied_total",
-                "Requests that the rules or a credential's servers deny.",
+                "Requests denied by the policy.",
                 &["server", "reason"],
             )?,
             rate_limited: counter("tollgate_rate_limited_total", "Refusals for want of tokens.", &["scope"])?,
