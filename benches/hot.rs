@@ -8,7 +8,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput};
 use http::HeaderMap;
 use tollgate::conf::Rate;
-use tollgate::limit::Buckets;
+use tollgate::limit::{Address, Buckets, Draw, Flood, Layer, Places};
 use tollgate::mcp::{self, ParseLimits};
 use tollgate::session::{Pin, Sealer};
 use tollgate::telemetry::Line;
@@ -67,16 +67,45 @@ fn sessions(criterion: &mut Criterion) {
 fn limits(criterion: &mut Criterion) {
     let buckets = Buckets::new(1_000_000);
     let rate = Rate { requests: 4_000_000_000, per: Duration::from_secs(1), burst: 4_000_000_000 };
-    criterion.bench_function("limit, one caller", |bencher| {
-        bencher.iter(|| buckets.take(black_box(1), rate));
+    let draw = |layer, whose: u32| Draw { key: buckets.key(layer, &whose), rate, cost: 1, layer };
+    let mut group = criterion.benchmark_group("admission/limits");
+    group.bench_function("one caller", |bencher| {
+        bencher.iter(|| buckets.take(&[draw(Layer::Caller, black_box(1))]));
     });
-    let mut caller = 0_u128;
-    criterion.bench_function("limit, 100,000 callers", |bencher| {
+    let mut caller = 0;
+    group.bench_function("100,000 callers", |bencher| {
         bencher.iter(|| {
             caller = (caller + 1) % 100_000;
-            buckets.take(black_box(caller), rate)
+            buckets.take(&[draw(Layer::Caller, black_box(caller))])
         });
     });
+    // What a `tools/call` does: two looks on its way in, then all four layers at once.
+    group.bench_function("4 layers, 10,000 callers", |bencher| {
+        bencher.iter(|| {
+            caller = (caller + 1) % 10_000;
+            let address = draw(Layer::Address, black_box(caller));
+            let known = draw(Layer::Caller, black_box(caller));
+            let _ = buckets.look(&[address]);
+            let _ = buckets.look(&[address, known]);
+            buckets.take(&[address, known, draw(Layer::Server, 1), draw(Layer::Tool, 1)])
+        });
+    });
+    let places = Places::new();
+    group.bench_function("3 places, 10,000 callers", |bencher| {
+        bencher.iter(|| {
+            caller = (caller + 1) % 10_000;
+            let enter = |layer, whose: u32| places.enter(layer, &whose, 100);
+            (enter(Layer::Caller, caller), enter(Layer::Server, 1), enter(Layer::Tool, 1))
+        });
+    });
+    let flood = Flood::new();
+    group.bench_function("flood guard, 10,000 addresses", |bencher| {
+        bencher.iter(|| {
+            caller = (caller + 1) % 10_000;
+            flood.is_flooded(Address::of(std::net::Ipv4Addr::from_bits(caller).into()), 500)
+        });
+    });
+    group.finish();
 }
 
 fn lines(criterion: &mut Criterion) {

@@ -6,6 +6,7 @@
 
 mod check;
 mod healthcheck;
+mod key;
 mod routes;
 mod samples;
 
@@ -59,6 +60,11 @@ enum Verb {
         /// How they are told.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
+    },
+    /// API keys.
+    Key {
+        #[command(subcommand)]
+        verb: key::KeyVerb,
     },
     /// Ask a running gateway whether it is ready; exit 0 if so.
     Healthcheck(Files),
@@ -158,6 +164,7 @@ pub fn main() -> ExitCode {
         }),
         Verb::Config { verb: ConfigVerb::Show { files, format } } => show(files, format),
         Verb::Routes { format } => routes::list(format),
+        Verb::Key { verb } => key::run(verb),
         Verb::Healthcheck(files) => healthcheck::ask(files),
         Verb::Sample { transport, listen } => samples::serve(transport, listen),
         Verb::Completion { shell } => {

@@ -25,8 +25,9 @@ use tokio::time::Instant;
 
 use crate::auth::{AuthError, Caller, Entrance};
 use crate::bridge::Bridge;
+use crate::conf::Limit;
 use crate::hub::Hub;
-use crate::limit::Buckets;
+use crate::limit::{Buckets, Decision, Draw, Layer};
 use crate::telemetry::{Audit, Meters};
 use error::ControlError;
 pub use reload::{CatalogSource, Reload};
@@ -159,6 +160,16 @@ async fn whole(request: Request, next: Next) -> Response {
     }
 }
 
+impl Control {
+    /// Takes a token from the caller's bucket, which is the same one that its calls draw on.
+    fn take(&self, caller: &Caller, everybody: Option<Limit>) -> Result<Option<Decision>, Decision> {
+        let rate = caller.limit.or(everybody).and_then(|limit| limit.rate);
+        let key = self.buckets.key(Layer::Caller, &caller.id);
+        let draw = rate.map(|rate| Draw { key, rate, cost: 1, layer: Layer::Caller });
+        self.buckets.take(draw.as_slice())
+    }
+}
+
 /// Authenticates a request and takes a token from its caller's bucket.
 async fn admit(State(control): Shared, mut request: Request, next: Next) -> Response {
     let in_force = Arc::clone(&control.entrance.in_force());
@@ -173,12 +184,13 @@ async fn admit(State(control): Shared, mut request: Request, next: Next) -> Resp
         }
     };
     control.meters.authentications(caller.kind.as_str(), "ok").inc();
-    let rate = caller.limit.or(in_force.access.limit).and_then(|limit| limit.rate);
-    let decision = rate.map(|rate| control.buckets.take(caller.id, rate));
-    if let Some(decision) = decision.filter(|decision| !decision.allowed) {
-        control.meters.rate_limited("caller");
-        return ControlError::RateLimited(decision).into_response();
-    }
+    let decision = match control.take(&caller, in_force.access.limit) {
+        Ok(decision) => decision,
+        Err(decision) => {
+            control.meters.rate_limited(decision.layer.as_str());
+            return ControlError::RateLimited(decision).into_response();
+        }
+    };
     request.extensions_mut().insert(Arc::clone(&caller));
     let mut response = next.run(request).await;
     response.extensions_mut().insert(audit::Actor(caller));

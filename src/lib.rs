@@ -26,7 +26,7 @@
 //! main      -> command
 //! command   -> app catalog conf control document proxy sample
 //! app       -> auth bridge catalog conf control document hub limit listener proxy sample session telemetry upstream
-//! proxy     -> auth conf hub limit listener mcp reply telemetry upstream
+//! proxy     -> auth catalog conf hub limit listener mcp reply telemetry upstream
 //! control   -> auth bridge catalog conf document hub limit telemetry upstream
 //! hub       -> auth catalog conf mcp reply session telemetry upstream
 //! upstream  -> auth bridge catalog egress mcp telemetry
@@ -47,7 +47,8 @@
 //!
 //! # Invariants
 //!
-//! * Only `listener`, `proxy`, `app` and `upstream` know Pingora, and only `control` knows axum. [`mcp`] does no I/O.
+//! * Only `listener`, `proxy`, `app`, `upstream` and `limit` (its counters) know Pingora, and only `control` knows axum.
+//!   [`mcp`] does no I/O.
 //! * Only `proxy` writes to a client; what is decided below is a value ([`reply`], or an error of the room).
 //! * `Admitted` is made by `proxy/admit` alone and [`auth::Allowed`] by [`auth::allow`] alone; [`upstream::Fleet::call`]
 //!   takes nothing else. So whoever reaches an upstream was authenticated, limited and allowed: the types say so.

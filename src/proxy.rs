@@ -15,6 +15,7 @@ mod headers;
 mod record;
 mod rejection;
 mod route;
+mod toll;
 mod write;
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ use door::Door;
 use forward::Forward;
 use record::Record;
 use rejection::Rejection;
+use toll::Tally;
 
 /// Pingora's proxy as we fill it in.
 pub struct Proxy {
@@ -73,12 +75,24 @@ impl Proxy {
     }
 }
 
+impl Proxy {
+    /// What can be refused before anybody looks at the body or at a credential.
+    fn look_at_head(&self, session: &Session, ctx: &mut Ctx, door: &Door) -> Result<(), Rejection> {
+        if !door.is_probe(session.req_header()) {
+            self.admission.arrive(session, &mut ctx.tally)?;
+        }
+        self.admission.inspect(session.req_header())?;
+        // The control plane asks for the caller's token itself.
+        if matches!(door, Door::Control) { self.admission.settle(&mut ctx.tally) } else { Ok(()) }
+    }
+}
+
 /// What one request carries from phase to phase.
 pub struct Ctx {
     record: Record,
     stage: Stage,
-    /// What the caller's bucket said, for every answer after admission.
-    decision: Option<Decision>,
+    /// What the request owes to buckets, and what the tightest of them said.
+    tally: Tally,
     broken: AtomicBool,
     write_timeout: Duration,
 }
@@ -98,7 +112,7 @@ impl ProxyHttp for Proxy {
         Ctx {
             record: self.recorder.begin(),
             stage: Stage::Arrived,
-            decision: None,
+            tally: Tally::default(),
             broken: AtomicBool::new(false),
             write_timeout: self.limits.write_timeout,
         }
@@ -127,7 +141,7 @@ impl ProxyHttp for Proxy {
         let door = Door::find(session.req_header());
         ctx.record.door = door.name();
         let style = door.style();
-        let refused = match self.admission.inspect(session.req_header()) {
+        let refused = match self.look_at_head(session, ctx, &door) {
             Err(rejection) => Some(rejection),
             Ok(()) => match door {
                 Door::Server { id } => exchange::at_server(self, session, ctx, &view, &id).await.err(),
@@ -153,6 +167,8 @@ impl ProxyHttp for Proxy {
             },
         };
         if let Some(rejection) = refused {
+            // Whoever is refused pays for it, and is told so if that is more than there is.
+            let rejection = self.admission.settle(&mut ctx.tally).err().unwrap_or(rejection);
             Box::pin(write::refuse(session, ctx, &rejection, style)).await?;
         }
         ctx.stage = Stage::Answered;
@@ -194,8 +210,13 @@ impl ProxyHttp for Proxy {
         if let Stage::Forwarding(forward) = &ctx.stage {
             forward.clean(response);
         }
-        for (name, number) in ctx.decision.iter().flat_map(Decision::headers) {
-            response.insert_header(name, number.to_string())?;
+        let limits = ctx.tally.decision.iter().flat_map(Decision::headers);
+        // The control plane speaks of the caller's bucket, which is closer.
+        let said = matches!(&ctx.stage, Stage::Forwarding(forward) if forward.is_ours());
+        for (name, value) in limits {
+            if !said || !response.headers.contains_key(&name) {
+                response.insert_header(name, value)?;
+            }
         }
         Ok(())
     }

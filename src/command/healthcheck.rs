@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::{Done, Files, check, tell};
+use crate::conf::Listener;
 
 /// A gateway that does not answer within this time is not ready.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -16,8 +17,12 @@ const ANSWER_BYTES_MAX: u64 = 1024;
 /// Asks the gateway that these settings describe.
 pub(super) fn ask(files: Files) -> Done {
     let loaded = files.load().map_err(|mistakes| check::report(&mistakes))?;
-    let listens = loaded.conf.listeners.first().map(|listener| listener.address);
-    let address = reachable(listens.ok_or("nothing listens")?);
+    // It speaks plain HTTP and says nothing of whom it speaks for.
+    let answers =
+        |listener: &&Listener| listener.doors.health && listener.tls.is_none() && !listener.proxy_protocol;
+    let listens = loaded.conf.listeners.iter().find(answers).map(|listener| listener.address);
+    let address =
+        reachable(listens.ok_or("no listener has the door `health` without TLS and PROXY protocol")?);
     match status(address) {
         Ok(200) => Ok(ExitCode::SUCCESS),
         Ok(status) => {

@@ -101,9 +101,8 @@ impl Checker<'_> {
         let classes = raw.limit_classes.take().unwrap_or_default().0;
         for (name, class) in &classes {
             self.name(name);
-            if let Some(limit) = self.limit(class) {
-                self.classes.insert(name.value.clone(), limit);
-            }
+            let limit = self.limit(class).unwrap_or_default();
+            self.classes.insert(name.value.clone(), limit);
         }
         let auth = self.auth(raw.auth.take().unwrap_or_default());
         let is_claimed = auth.issuers.iter().any(|issuer| issuer.claims.limit_class.is_some());

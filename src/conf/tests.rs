@@ -1,21 +1,49 @@
 //! Golden cases of configurations (`tests/golden/conf/*.case`), and that generated files are fresh.
 //! Not here: tests of single checks, which stand beside them.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
 
 use super::load::load_in;
 use super::*;
 
-/// A case may begin with lines `#env NAME=value` and `#flag listen=…`.
+/// Files that cases refer to: certificates with their keys, an authority, keys of issuers, and secrets.
+static FILES: LazyLock<Vec<(&str, String)>> = LazyLock::new(|| {
+    let [one, other] = [0, 1].map(|_| rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap());
+    vec![
+        ("cert.pem", one.cert.pem()),
+        ("key.pem", one.signing_key.serialize_pem()),
+        ("other-key.pem", other.signing_key.serialize_pem()),
+        ("public.pem", one.signing_key.public_key_pem()),
+        ("jwks.json", r#"{"keys": [{"kty": "OKP"}]}"#.to_owned()),
+        ("empty.json", r#"{"keys": []}"#.to_owned()),
+        ("secret", "kqXv7-from-a-file-2p9LsW\n".to_owned()),
+        ("long-secret", "kqXv7Zt1R9pLs4Wm2Yb8kqXv7Zt1R9pLs4Wm2Yb8\n".to_owned()),
+    ]
+});
+
+fn write_files(dir: &Path) {
+    for (name, text) in FILES.iter() {
+        std::fs::write(dir.join(name), text).unwrap();
+        std::fs::set_permissions(dir.join(name), Permissions::from_mode(0o600)).unwrap();
+    }
+    std::fs::set_permissions(dir.join("secret"), Permissions::from_mode(0o644)).unwrap();
+}
+
+/// A case may begin with lines `#env NAME=value` and `#flag listen=…`, and `#show …` for parts of the outcome that are
+/// not shown otherwise.
 fn outcome(text: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("tollgate.yaml"), text).unwrap();
-    std::fs::write(dir.path().join("secret"), "kqXv7-from-a-file-2p9LsW\n").unwrap();
+    write_files(dir.path());
     let mut sources = Sources { file: Some("tollgate.yaml".into()), ..Sources::default() };
     sources.env.push(("HOME".to_owned(), "/home/alice".to_owned()));
     sources.env.push(("XDG_STATE_HOME".to_owned(), "/state".to_owned()));
+    let mut shown = Vec::new();
     for line in text.lines() {
         if let Some((name, value)) = line.strip_prefix("#env ").and_then(|rest| rest.split_once('=')) {
             let value = value.replace("{dir}", dir.path().to_str().unwrap());
@@ -28,22 +56,10 @@ fn outcome(text: &str) -> String {
             Some((other, _)) => panic!("no flag {other}"),
             None => {}
         }
+        shown.extend(line.strip_prefix("#show "));
     }
     let outcome = match load_in(dir.path(), sources) {
-        Ok(loaded) => {
-            let given = loaded.effective.values.iter().filter(|value| value.origin != "default");
-            let effective = Effective { values: given.cloned().collect() };
-            let Conf { listeners, catalog, state_dir, access, .. } = &loaded.conf;
-            let listen = listeners[0].address;
-            assert!(!format!("{:?}", loaded.conf).contains("kqXv7"), "Debug shows a secret");
-            assert!(!loaded.effective.to_string().contains("kqXv7"), "`config show` shows a secret");
-            let json = serde_json::to_string(&loaded.effective).unwrap();
-            assert!(!json.contains("kqXv7"), "`config show` shows a secret");
-            format!(
-                "{effective}=> {listen} {catalog:?} {state_dir:?}\n=> {:?}\n=> {:?}\n",
-                access.auth, access.limit
-            )
-        }
+        Ok(loaded) => accepted(&loaded, &shown),
         Err(mistakes) => {
             assert!(
                 !mistakes.list.iter().any(|mistake| mistake.message.contains("kqXv7")),
@@ -53,6 +69,35 @@ fn outcome(text: &str) -> String {
         }
     };
     outcome.replace(dir.path().to_str().unwrap(), "{dir}")
+}
+
+fn accepted(loaded: &Loaded, shown: &[&str]) -> String {
+    let given = loaded.effective.values.iter().filter(|value| value.origin != "default");
+    let effective = Effective { values: given.cloned().collect() };
+    let Conf { listeners, catalog, state_dir, access, .. } = &loaded.conf;
+    assert!(!format!("{:?}", loaded.conf).contains("kqXv7"), "Debug shows a secret");
+    assert!(!loaded.effective.to_string().contains("kqXv7"), "`config show` shows a secret");
+    let json = serde_json::to_string(&loaded.effective).unwrap();
+    assert!(!json.contains("kqXv7"), "`config show` shows a secret");
+    let listen = listeners[0].address;
+    let mut out = format!(
+        "{effective}=> {listen} {catalog:?} {state_dir:?}\n=> {:?}\n=> {:?}\n",
+        access.auth, access.limit
+    );
+    for part in shown {
+        out += &match *part {
+            "listeners" => listeners.iter().map(|listener| format!("=> {listener:?}\n")).collect(),
+            "classes" => format!("=> {:?}\n", access.classes),
+            "address" => format!("=> {:?} {:?}\n", access.address_limit, access.flood),
+            "limits" => format!("=> {:?}\n", loaded.conf.limits),
+            "log" => format!("=> {:?}\n", loaded.conf.log),
+            other => panic!("no part {other}"),
+        };
+    }
+    if !loaded.warnings.is_empty() {
+        out += &format!("{}\n", loaded.warnings);
+    }
+    out
 }
 
 #[expect(clippy::disallowed_methods, reason = "the switch that expect-test has, too")]

@@ -59,7 +59,9 @@ impl IntoResponse for ControlError {
             }
             Self::RateLimited(decision) => {
                 rate_headers(&mut headers, &decision);
-                headers.insert(header::RETRY_AFTER, decision.retry_after_seconds().into());
+                if let Some(seconds) = decision.retry_after_seconds() {
+                    headers.insert(header::RETRY_AFTER, seconds.into());
+                }
                 (StatusCode::TOO_MANY_REQUESTS, "too many requests: wait and try again".into())
             }
             Self::BadGateway(message) => (StatusCode::BAD_GATEWAY, message),
@@ -72,7 +74,5 @@ impl IntoResponse for ControlError {
 
 /// What a caller's bucket said, as headers.
 pub(super) fn rate_headers(headers: &mut HeaderMap, decision: &Decision) {
-    for (name, number) in decision.headers() {
-        headers.insert(name, number.into());
-    }
+    headers.extend(decision.headers());
 }

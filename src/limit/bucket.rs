@@ -1,127 +1,276 @@
 //! Token buckets by the generic cell rate algorithm (ITU-T I.371): one number for each bucket.
-//! Not here: the number of calls at once (`in_flight`).
+//! Not here: the number of calls at once (`in_flight`); one part of the table and its bound (`shard`).
 //!
 //! A bucket's state is the time at which it will be full again. The rate is given at each call, so a changed limit
-//! applies at once; a full bucket needs no memory and is swept away.
+//! applies at once; a full bucket needs no memory. A call passes several buckets (client address, caller, server,
+//! tool): either it takes its tokens from all of them or from none.
+//!
+//! # Sharing limits between gateways
+//!
+//! Every decision is [`Buckets::take`]'s, from memory: a call never waits for another machine. Gateways that share
+//! limits share the secret of [`Buckets::sharing`], so that keys mean the same in each. Every now and then each writes
+//! what [`Buckets::spent`] says to the store that they share, and gives what the others wrote to [`Buckets::charge`].
+//! Between two such rounds each gateway may give out at most one bucket more than the limit says. That is all a store
+//! needs, and more would put its latency, or its absence, into every call.
 
-use std::collections::HashMap;
+use std::hash::{Hash, Hasher as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::HeaderName;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
+use siphasher::sip::SipHasher13;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use super::decision::{Decision, Draw, Key, Layer};
+use super::shard::Shard;
 use crate::conf::Rate;
 
 /// Enough that two cores rarely meet, few enough that a sweep is short.
 const SHARDS: usize = 64;
-/// Entries that one sweep step may look at: bounds the time a lock is held.
-const SWEEP_EVERY: u64 = 4096;
+/// Takes from a shard after which some shard is swept: together about one look at each entry in a thousand takes.
+const SWEEP_EVERY: u32 = 4096;
+/// Keys fall into shards by chance; with this share of room more in each, a million keys overfill none.
+const SLACK: usize = 16;
+/// Buckets whose spending is noted by name between two reports.
+const SPENT_MAX: usize = 64 * 1024;
 
-/// What a bucket said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decision {
-    /// Whether the call may go on; a refused one took no token.
-    pub allowed: bool,
-    /// The bucket's size.
-    pub limit: u32,
-    /// Whole tokens left.
-    pub remaining: u32,
-    /// Until the bucket is full again.
-    pub reset: Duration,
-    /// Until a token is there; zero when one was.
-    pub retry_after: Duration,
-}
-
-impl Decision {
-    /// The decision as headers, for refusals and successes alike. `Reset` is in seconds from now.
-    pub fn headers(&self) -> [(HeaderName, u64); 3] {
-        let reset = u64::try_from(self.reset.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
-        [
-            (const { HeaderName::from_static("x-ratelimit-limit") }, u64::from(self.limit)),
-            (const { HeaderName::from_static("x-ratelimit-remaining") }, u64::from(self.remaining)),
-            (const { HeaderName::from_static("x-ratelimit-reset") }, reset),
-        ]
-    }
-
-    /// Whole seconds until a token is there, for `Retry-After`.
-    pub fn retry_after_seconds(&self) -> u64 {
-        u64::try_from(self.retry_after.as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
-    }
-}
-
-/// The buckets of all callers.
+/// The buckets of everybody. There is one of these in a process, and it outlives reloads.
 #[derive(Debug)]
 pub struct Buckets {
     start: Instant,
+    secret: [u8; 16],
     shards: Box<[Mutex<Shard>]>,
     entries_max: usize,
+    /// The shard that is swept next.
+    sweep: AtomicUsize,
+    /// Whether what is spent is noted for other gateways.
+    shared: bool,
 }
 
-#[derive(Debug, Default)]
-struct Shard {
-    /// Nanoseconds since `start` at which the bucket will be full.
-    full_at: HashMap<u128, u64>,
-    takes: u64,
+/// What was spent of one bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spent {
+    /// Which bucket.
+    pub key: Key,
+    /// Tokens.
+    pub tokens: u64,
+    /// How the bucket fills, for those who have never seen it.
+    pub rate: Rate,
 }
+
+/// What was spent since the last report.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Spending {
+    /// By bucket, in no order.
+    pub buckets: Vec<Spent>,
+    /// Tokens of buckets beyond the bound of a report; they stay local.
+    pub unnamed: u64,
+}
+
+/// Parts of the table that one decision concerns, locked in ascending order.
+type Locked<'b> = SmallVec<[(usize, MutexGuard<'b, Shard>); 4]>;
 
 impl Buckets {
-    /// Room for `entries_max` callers whose buckets are not full.
+    /// Room for `entries_max` buckets that are not full.
     pub fn new(entries_max: usize) -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { start: Instant::now(), shards, entries_max: entries_max.div_ceil(SHARDS).max(1) }
+        let mut secret = [0; 16];
+        // Without randomness a client could guess which keys collide, and share a stranger's bucket at worst.
+        let _ = getrandom::fill(&mut secret);
+        Self::with(entries_max, secret, false)
     }
 
-    /// Takes one token from the bucket of `key`.
-    pub fn take(&self, key: u128, rate: Rate) -> Decision {
-        let now = nanos(self.start.elapsed());
-        let interval = (nanos(rate.per) / u64::from(rate.requests.max(1))).max(1);
-        let size = interval.saturating_mul(u64::from(rate.burst.max(1)));
-        let at = usize::try_from(key % SHARDS as u128).unwrap_or_default();
-        let Some(shard) = self.shards.get(at) else { return refused(rate, Duration::ZERO, Duration::ZERO) };
-        let mut shard = shard.lock();
-        shard.takes += 1;
-        if shard.takes.is_multiple_of(SWEEP_EVERY) {
-            shard.full_at.retain(|_, full_at| *full_at > now);
-        }
-        let known = shard.full_at.get(&key).copied();
-        let full_at = known.unwrap_or(now).max(now);
-        let next = full_at.saturating_add(interval);
-        let over = next.saturating_sub(now).saturating_sub(size);
-        if over > 0 {
-            return refused(rate, Duration::from_nanos(full_at - now), Duration::from_nanos(over));
-        }
-        if known.is_none() && shard.full_at.len() >= self.entries_max {
-            shard.full_at.retain(|_, full_at| *full_at > now);
-            if shard.full_at.len() >= self.entries_max {
-                // A flood of callers must not grow the table; the newcomer waits for one token's time.
-                return refused(rate, Duration::ZERO, Duration::from_nanos(interval));
+    /// The same for one of several gateways that share `secret` and their limits.
+    pub fn sharing(entries_max: usize, secret: [u8; 16]) -> Self {
+        Self::with(entries_max, secret, true)
+    }
+
+    fn with(entries_max: usize, secret: [u8; 16], shared: bool) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        let each = entries_max.div_ceil(SHARDS);
+        let entries_max = (each + each / SLACK).max(1);
+        Self { start: Instant::now(), secret, shards, entries_max, sweep: AtomicUsize::new(0), shared }
+    }
+
+    /// The key of the bucket that `whose` has in `layer`. Two in a million keys are the same about once in ten million
+    /// times.
+    pub fn key(&self, layer: Layer, whose: &impl Hash) -> Key {
+        let mut hasher = SipHasher13::new_with_key(&self.secret);
+        (layer as u8).hash(&mut hasher);
+        whose.hash(&mut hasher);
+        Key::new(layer, hasher.finish())
+    }
+
+    /// Whether [`Self::take`] would let the same draws pass now. Takes nothing.
+    pub fn look(&self, draws: &[Draw]) -> Result<Option<Decision>, Decision> {
+        let mut locked = self.lock(draws);
+        self.examine(&mut locked, draws).map(|(decision, _)| decision)
+    }
+
+    /// Takes the tokens of all draws, or of none. What is returned is the tightest bucket: of those that let the call
+    /// pass, the one that has room for the fewest calls of the same cost; of those that do not, the one that has to be
+    /// waited for longest. Without draws there is none.
+    pub fn take(&self, draws: &[Draw]) -> Result<Option<Decision>, Decision> {
+        let mut locked = self.lock(draws);
+        let (decision, now) = self.examine(&mut locked, draws)?;
+        let mut due = false;
+        for draw in draws {
+            let Some(shard) = part(&mut locked, draw.key) else { continue };
+            let Flow { interval, size } = Flow::of(draw.rate);
+            let spend = interval.saturating_mul(draw.cost.into());
+            let next = shard.full_at(draw.key, now, size).saturating_add(spend);
+            shard.set(draw.key, next, now, self.entries_max);
+            if self.shared {
+                shard.spend(draw, SPENT_MAX / SHARDS);
             }
+            due |= shard.counts_to(SWEEP_EVERY);
         }
-        shard.full_at.insert(key, next);
-        let remaining = size.saturating_sub(next - now) / interval;
-        Decision {
-            allowed: true,
-            limit: rate.burst.max(1),
-            remaining: u32::try_from(remaining).unwrap_or(u32::MAX),
-            reset: Duration::from_nanos(next - now),
-            retry_after: Duration::ZERO,
+        drop(locked);
+        if due {
+            self.sweep_one(now);
         }
+        Ok(decision)
+    }
+
+    /// Takes `tokens` that other gateways have given out already, however few are there; the bucket is then empty at
+    /// worst, never in debt. It is not part of [`Self::spent`].
+    pub fn charge(&self, key: Key, rate: Rate, tokens: u64) {
+        let Some(shard) = self.shards.get(shard_of(key)) else { return };
+        let mut shard = shard.lock();
+        let now = self.now();
+        let Flow { interval, size } = Flow::of(rate);
+        let next = shard.full_at(key, now, size).saturating_add(interval.saturating_mul(tokens));
+        shard.set(key, next.min(now.saturating_add(size)), now, self.entries_max);
+    }
+
+    /// What this gateway has given out since the last time; nothing unless limits are shared.
+    pub fn spent(&self) -> Spending {
+        let mut all = Spending::default();
+        for shard in &self.shards {
+            shard.lock().report_spent(&mut all);
+        }
+        all
     }
 
     /// How many buckets are not full, or were not when last looked at.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().full_at.len()).sum()
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
     /// Whether every bucket is full.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Memory that the tables hold, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().bytes() + size_of::<Mutex<Shard>>()).sum()
+    }
+
+    /// The parts of `draws`, in ascending order: two calls that need the same ones never wait for each other.
+    fn lock(&self, draws: &[Draw]) -> Locked<'_> {
+        let mut parts: SmallVec<[usize; 4]> = draws.iter().map(|draw| shard_of(draw.key)).collect();
+        parts.sort_unstable();
+        parts.dedup();
+        parts.into_iter().filter_map(|at| Some((at, self.shards.get(at)?.lock()))).collect()
+    }
+
+    /// What all draws together come to. The clock is read under the locks, so that it never goes back for a bucket.
+    fn examine(&self, locked: &mut Locked<'_>, draws: &[Draw]) -> Result<(Option<Decision>, u64), Decision> {
+        let now = self.now();
+        let mut tightest: Option<(u64, Decision)> = None;
+        let mut refused: Option<Decision> = None;
+        for (at, draw) in draws.iter().enumerate() {
+            let Some(shard) = part(locked, draw.key) else { continue };
+            let flow = Flow::of(draw.rate);
+            // Nothing is written before everything has been found good, so a bucket that is drawn on twice is added up.
+            let earlier = draws.iter().take(at).filter(|earlier| earlier.key == draw.key);
+            let earlier: u64 = earlier.map(|earlier| u64::from(earlier.cost)).sum();
+            let full_at = shard.full_at(draw.key, now, flow.size);
+            let full_at = full_at.saturating_add(flow.interval.saturating_mul(earlier));
+            match flow.ask(full_at - now, draw) {
+                Ok(decision) => {
+                    let calls = u64::from(decision.remaining) / u64::from(draw.cost.max(1));
+                    let is_tighter = |(least, known): &(u64, Decision)| {
+                        (calls, std::cmp::Reverse(decision.reset)) < (*least, std::cmp::Reverse(known.reset))
+                    };
+                    if tightest.as_ref().is_none_or(is_tighter) {
+                        tightest = Some((calls, decision));
+                    }
+                }
+                Err(decision) => {
+                    let wait = |decision: &Decision| decision.retry_after.unwrap_or(Duration::MAX);
+                    if refused.is_none_or(|known| wait(&decision) > wait(&known)) {
+                        refused = Some(decision);
+                    }
+                }
+            }
+        }
+        match refused {
+            Some(decision) => Err(decision),
+            None => Ok((tightest.map(|(_, decision)| decision), now)),
+        }
+    }
+
+    /// Sweeps the next shard, unless somebody works in it: then its turn comes again.
+    fn sweep_one(&self, now: u64) {
+        let at = self.sweep.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        if let Some(mut shard) = self.shards.get(at).and_then(Mutex::try_lock) {
+            shard.sweep(now);
+        }
+    }
+
+    fn now(&self) -> u64 {
+        nanos(self.start.elapsed())
+    }
 }
 
-fn refused(rate: Rate, reset: Duration, retry_after: Duration) -> Decision {
-    Decision { allowed: false, limit: rate.burst.max(1), remaining: 0, reset, retry_after }
+/// How a bucket fills, in nanoseconds.
+#[derive(Clone, Copy)]
+struct Flow {
+    /// From one token to the next; rounded up, so that never more flows in than the limit says.
+    interval: u64,
+    /// From empty to full.
+    size: u64,
+}
+
+impl Flow {
+    fn of(rate: Rate) -> Self {
+        let interval = nanos(rate.per).div_ceil(rate.requests.max(1).into()).max(1);
+        Self { interval, size: interval.saturating_mul(rate.burst.max(1).into()) }
+    }
+
+    /// Whether a bucket that is full in `until_full` has the tokens of `draw`, and what it has left.
+    fn ask(self, until_full: u64, draw: &Draw) -> Result<Decision, Decision> {
+        let spend = self.interval.saturating_mul(draw.cost.into());
+        let after = until_full.saturating_add(spend);
+        let passes = after <= self.size;
+        let until_full = if passes { after } else { until_full };
+        let retry_after = match after.checked_sub(self.size) {
+            _ if spend > self.size => None,
+            Some(missing) if !passes => Some(Duration::from_nanos(missing)),
+            _ => Some(Duration::ZERO),
+        };
+        let decision = Decision {
+            layer: draw.layer,
+            rate: draw.rate,
+            remaining: u32::try_from(self.size.saturating_sub(until_full) / self.interval)
+                .unwrap_or(u32::MAX),
+            reset: Duration::from_nanos(until_full),
+            retry_after,
+        };
+        if passes { Ok(decision) } else { Err(decision) }
+    }
+}
+
+/// Which shard a key belongs to: by bits that its table does not use.
+fn shard_of(key: Key) -> usize {
+    usize::try_from((key.bits() >> 32) % SHARDS as u64).unwrap_or_default()
+}
+
+fn part<'l>(locked: &'l mut Locked<'_>, key: Key) -> Option<&'l mut Shard> {
+    let wanted = shard_of(key);
+    locked.iter_mut().find(|(at, _)| *at == wanted).map(|(_, shard)| &mut **shard)
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -129,62 +278,4 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn rate(requests: u32, secs: u64, burst: u32) -> Rate {
-        Rate { requests, per: Duration::from_secs(secs), burst }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_burst_then_the_rate() {
-        let buckets = Buckets::new(1000);
-        let rate = rate(2, 1, 3);
-        for remaining in [2, 1, 0] {
-            let decision = buckets.take(1, rate);
-            assert!(decision.allowed);
-            assert_eq!(decision.remaining, remaining);
-        }
-        let decision = buckets.take(1, rate);
-        assert!(!decision.allowed);
-        assert_eq!(decision.retry_after, Duration::from_millis(500));
-        assert_eq!(decision.reset, Duration::from_millis(1500));
-        assert!(buckets.take(2, rate).allowed, "another caller has its own bucket");
-        tokio::time::advance(Duration::from_millis(500)).await;
-        assert!(buckets.take(1, rate).allowed);
-        assert!(!buckets.take(1, rate).allowed);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_flood_of_callers_is_bounded_and_passes() {
-        let buckets = Buckets::new(SHARDS * 2);
-        for key in 0..10_000 {
-            buckets.take(key, rate(1, 1, 1));
-        }
-        assert!(buckets.len() <= SHARDS * 2);
-        tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(buckets.take(77_777, rate(1, 1, 1)).allowed);
-    }
-
-    proptest! {
-        #[test]
-        fn never_more_than_burst_plus_rate_times_time(
-            requests in 1u32..50, burst in 1u32..20, steps in proptest::collection::vec(0u64..300, 1..200),
-        ) {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-            runtime.block_on(async {
-                let buckets = Buckets::new(10);
-                let rate = rate(requests, 1, burst);
-                let (mut allowed, mut passed_ms) = (0u64, 0u64);
-                for step in steps {
-                    tokio::time::advance(Duration::from_millis(step)).await;
-                    passed_ms += step;
-                    allowed += u64::from(buckets.take(1, rate).allowed);
-                    let most = u64::from(burst) * 1000 + u64::from(requests) * passed_ms + 1000;
-                    assert!(allowed * 1000 <= most, "{allowed} in {passed_ms} ms");
-                }
-            });
-        }
-    }
-}
+mod tests;

@@ -5,6 +5,8 @@
 //! readers differ in which of two they take, and some ignore case (CVE-2026-27896). What is authorised has to
 //! be what is forwarded, so such a message is refused instead of repaired.
 
+mod member;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
@@ -15,6 +17,7 @@ use serde_json::value::RawValue;
 
 use super::depth::deeper_than;
 use super::method::Method;
+use member::{KeyOf, once};
 
 /// Bounds of one message.
 #[derive(Debug, Clone, Copy)]
@@ -188,6 +191,10 @@ pub enum MalformedKind {
     /// `params` is not an object.
     #[error("`params` must be an object")]
     Params,
+    /// The member of `params` that says what is called, read or asked for is no text, so that nobody could tell
+    /// whether it is allowed.
+    #[error("`params.{0}` must be a string of whole characters")]
+    NoText(&'static str),
 }
 
 /// Reads the message in `body`.
@@ -239,41 +246,6 @@ pub fn rebuild_for_forwarding(body: &[u8]) -> Option<Vec<u8>> {
     Some(out.into_bytes())
 }
 
-/// A member's name, told apart without an allocation.
-enum Key {
-    Known(usize),
-    /// A known name in another case.
-    Alias(usize),
-    Unknown,
-}
-
-/// Reads a member's name against a list of known ones.
-struct KeyOf<'k>(&'k [&'static str]);
-
-impl<'de> DeserializeSeed<'de> for KeyOf<'_> {
-    type Value = Key;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Key, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for KeyOf<'_> {
-    type Value = Key;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a member's name")
-    }
-
-    fn visit_str<E>(self, name: &str) -> Result<Key, E> {
-        if let Some(at) = self.0.iter().position(|known| *known == name) {
-            return Ok(Key::Known(at));
-        }
-        let alias = self.0.iter().position(|known| known.eq_ignore_ascii_case(name));
-        Ok(alias.map_or(Key::Unknown, Key::Alias))
-    }
-}
-
 /// Members as they were written, and the first fault among them. Faults are kept, not thrown: a syntax error
 /// further on weighs more, and the id may still follow.
 #[derive(Default)]
@@ -319,6 +291,12 @@ impl<'a> Envelope<'a> {
             (None, false) => return Err(wrong("`method` is missing")),
         };
         let params = self.params.unwrap_or_default();
+        // Absent, it is the server's to refuse.
+        if let Some(member) = method.mirrored_param()
+            && params.raw(member).is_some_and(|raw| text(raw).is_none())
+        {
+            return Err(refuse(MalformedKind::NoText(member)));
+        }
         Ok(Message { kind, id: id_raw, method, method_name, params, server_id })
     }
 }
@@ -382,27 +360,6 @@ impl<'de> Visitor<'de> for EnvelopeVisitor {
 
 fn not_object<'de>() -> Envelope<'de> {
     Envelope { fault: Some(MalformedKind::NotObject), ..Envelope::default() }
-}
-
-/// The place of a known member that stands for the first time; records the fault otherwise.
-fn once(
-    key: &Key,
-    seen: &mut [bool],
-    names: &[&'static str],
-    fault: &mut Option<MalformedKind>,
-) -> Option<usize> {
-    let (at, exact) = match key {
-        Key::Known(at) => (*at, true),
-        Key::Alias(at) => (*at, false),
-        Key::Unknown => return None,
-    };
-    let first = seen.get_mut(at).is_some_and(|seen| !std::mem::replace(seen, true));
-    if exact && first {
-        return Some(at);
-    }
-    let name = names.get(at).copied().unwrap_or_default();
-    fault.get_or_insert(MalformedKind::Ambiguous(name));
-    None
 }
 
 fn store<'a>(values: &mut [Option<&'a RawValue>], at: usize, value: &'a RawValue) {

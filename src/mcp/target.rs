@@ -40,7 +40,10 @@ pub fn subscriptions<'a>(params: &Params<'a>) -> Option<Vec<Cow<'a, str>>> {
 }
 
 /// Members of an object by name; `None` if it is no object, or if another reader might see other ones.
-fn members<'a, const N: usize>(object: &'a RawValue, names: [&str; N]) -> Option<[Option<&'a RawValue>; N]> {
+pub(super) fn members<'a, const N: usize>(
+    object: &'a RawValue,
+    names: [&str; N],
+) -> Option<[Option<&'a RawValue>; N]> {
     let all = serde_json::Deserializer::from_str(object.get()).deserialize_map(Members).ok()?;
     let mut found = [None; N];
     for (key, value) in all {

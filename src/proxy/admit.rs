@@ -1,27 +1,29 @@
-//! Who gets in: hygiene of the request's head, the caller, the caller's bucket, a place among the calls in flight.
-//! Not here: how credentials are checked (`auth`) or tokens counted (`limit`); what a refusal looks like (`rejection`).
+//! Who gets in: hygiene of the request's head, the caller, its limits.
+//! Not here: how credentials are checked (`auth`); what is paid when (`toll`); what a refusal looks like (`rejection`).
 
 use std::sync::Arc;
 
 use http::{HeaderMap, Uri, header};
 use pingora_http::RequestHeader;
+use pingora_proxy::Session;
 use prometheus::IntCounter;
 
+use super::Ctx;
 use super::framing;
 use super::rejection::Rejection;
+use super::toll::{Held, Tally, Tolls, Use};
 use crate::auth::{AuthError, Caller, CallerKind, Entrance, InForce};
+use crate::catalog::Server;
 use crate::conf::{Conf, Limits};
-use crate::limit::{Buckets, Decision, Gate, Permit};
+use crate::limit::{Address, Buckets, Gate};
 use crate::telemetry::Meters;
 
 /// Decides who gets in.
 pub struct Admission {
     entrance: Arc<Entrance>,
-    buckets: Arc<Buckets>,
-    gate: Gate,
+    tolls: Tolls,
     names: Names,
     limits: Limits,
-    meters: Arc<Meters>,
     authentications: Authentications,
 }
 
@@ -38,9 +40,7 @@ struct Authentications {
 /// A caller who may go on, with the place it holds. Only [`Admission::admit`] makes one.
 pub(super) struct Admitted {
     pub(super) caller: Arc<Caller>,
-    /// What the bucket said, if there is one.
-    pub(super) decision: Option<Decision>,
-    _permit: Permit,
+    held: Held,
 }
 
 impl Admission {
@@ -65,7 +65,8 @@ impl Admission {
             Some(listener) => Names { hosts: lower(&listener.hosts), origins: lower(&listener.origins) },
             None => Names { hosts: Vec::new(), origins: Vec::new() },
         };
-        Self { entrance, buckets, gate, names, limits: conf.limits, authentications, meters }
+        let tolls = Tolls::new(buckets, gate, meters);
+        Self { entrance, tolls, names, limits: conf.limits, authentications }
     }
 
     /// Checks what needs no caller: sizes of the head, how the body is framed, `Host` and `Origin`.
@@ -83,18 +84,35 @@ impl Admission {
         self.names.check(&request.uri, &request.headers)
     }
 
+    /// A request has come; nothing of it was looked at but its address.
+    pub(super) fn arrive(&self, session: &Session, tally: &mut Tally) -> Result<(), Rejection> {
+        self.tolls.arrive(&self.entrance.in_force().access, address(session), tally)
+    }
+
     /// Hop 2: who calls, whether the caller's bucket has a token, and a place among the calls in flight.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Admitted, Rejection> {
+    pub(super) fn admit(&self, session: &Session, ctx: &mut Ctx) -> Result<Admitted, Rejection> {
         let in_force = self.entrance.in_force();
-        let caller = self.authenticate(&in_force, headers)?;
-        let rate = caller.limit.or(in_force.access.limit).and_then(|limit| limit.rate);
-        let decision = rate.map(|rate| self.buckets.take(caller.id, rate));
-        if let Some(decision) = decision.filter(|decision| !decision.allowed) {
-            self.meters.rate_limited("caller");
-            return Err(Rejection::RateLimited { decision, caller });
-        }
-        let permit = self.gate.enter().ok_or(Rejection::Busy)?;
-        Ok(Admitted { caller, decision, _permit: permit })
+        let caller = self.authenticate(&in_force, &session.req_header().headers)?;
+        ctx.record.caller = Some(Arc::clone(&caller));
+        let held = self.tolls.enter(&in_force.access, &caller, &mut ctx.tally)?;
+        Ok(Admitted { caller, held })
+    }
+
+    /// What is called is known and allowed: every limit on the way is asked, and all are paid or none.
+    pub(super) fn pay(
+        &self,
+        admitted: &mut Admitted,
+        (server, tool): (&Server, Option<&str>),
+        is_call: bool,
+        tally: &mut Tally,
+    ) -> Result<(), Rejection> {
+        let of = Use { caller: &admitted.caller, server, tool, is_call };
+        self.tolls.pay(&of, &mut admitted.held, tally)
+    }
+
+    /// A request that goes no further pays for having been looked at.
+    pub(super) fn settle(&self, tally: &mut Tally) -> Result<(), Rejection> {
+        self.tolls.settle(tally)
     }
 
     fn authenticate(&self, in_force: &InForce, headers: &HeaderMap) -> Result<Arc<Caller>, Rejection> {
@@ -118,6 +136,11 @@ impl Admission {
             }
         }
     }
+}
+
+/// The address that a request counts under; none on a unix socket.
+fn address(session: &Session) -> Option<Address> {
+    Some(Address::of(session.client_addr()?.as_inet()?.ip()))
 }
 
 /// Names under which the gateway may be spoken to.

@@ -10,7 +10,7 @@ use pingora_proxy::Session;
 use super::admit::Admitted;
 use super::rejection::{RawFault, Rejection};
 use super::{Ctx, Proxy, body, headers, write};
-use crate::auth::{Caller, Demand};
+use crate::auth::{Caller, Demand, Verdict};
 use crate::hub::{self, Asked, HubError, Relayed};
 use crate::mcp::{self, Era, Id, Kind, Malformed, MalformedKind, Message, Method, ParseLimits};
 use crate::upstream::{Upstream, View};
@@ -26,7 +26,7 @@ pub(super) async fn at_server(
     view: &View,
     id: &str,
 ) -> Result<(), Rejection> {
-    let admitted = admit(proxy, session, ctx)?;
+    let admitted = proxy.admission.admit(session, ctx)?;
     let verb = session.req_header().method.clone();
     // The message is read before the server is looked up, so that every refusal from here on answers its id.
     let (asked, message_id) = match verb {
@@ -45,7 +45,7 @@ pub(super) async fn at_envelope(
     ctx: &mut Ctx,
     view: &View,
 ) -> Result<(), Rejection> {
-    let admitted = admit(proxy, session, ctx)?;
+    let admitted = proxy.admission.admit(session, ctx)?;
     if !headers::is_json(&session.req_header().headers) {
         return Err(Rejection::NotJsonType);
     }
@@ -69,7 +69,7 @@ pub(super) async fn at_rpc(
     ctx: &mut Ctx,
     view: &View,
 ) -> Result<(), Rejection> {
-    let admitted = admit(proxy, session, ctx)?;
+    let admitted = proxy.admission.admit(session, ctx)?;
     let mut named = session.req_header().headers.get_all(headers::SERVER_ID).iter();
     let server = match (named.next().and_then(|value| value.to_str().ok()), named.next()) {
         (Some(server), None) => server.trim().to_owned(),
@@ -115,19 +115,6 @@ async fn plain(
     };
     let waiter = Waiter { admitted, upstream, id, style: Asking::Plain };
     answer(proxy, session, ctx, waiter, asked).await
-}
-
-fn admit(proxy: &Proxy, session: &Session, ctx: &mut Ctx) -> Result<Admitted, Rejection> {
-    let admitted = proxy.admission.admit(&session.req_header().headers);
-    match &admitted {
-        Ok(admitted) => {
-            ctx.record.caller = Some(Arc::clone(&admitted.caller));
-            ctx.decision = admitted.decision;
-        }
-        Err(Rejection::RateLimited { caller, .. }) => ctx.record.caller = Some(Arc::clone(caller)),
-        Err(_) => {}
-    }
-    admitted
 }
 
 /// The server, if there is one that speaks MCP. Whether it is there for the caller comes out with what is asked of it,
@@ -226,7 +213,8 @@ async fn answer(
     waiter: Waiter,
     asked: Asked,
 ) -> Result<(), Rejection> {
-    let Waiter { admitted, upstream, id, style } = waiter;
+    let Waiter { mut admitted, upstream, id, style } = waiter;
+    pay(proxy, ctx, &mut admitted, &upstream, &asked)?;
     // A client of the modern era cancels by leaving; one of the legacy era only lost its connection, and its call
     // goes on (2026-07-28 and 2025-11-25/basic/transports). A stream without a client is of no use in either.
     let leaving_cancels = asked.era == Era::Modern || asked.method == Method::Stream;
@@ -253,13 +241,29 @@ async fn answer(
     ctx.record.outcome = outcome;
     ctx.record.upstream_time = Some(upstream_time);
     ctx.record.attempts = attempts;
-    if let Some(decision) = &admitted.decision {
+    if let Some(decision) = &ctx.tally.decision {
         super::rejection::rate_headers(&mut reply.headers, decision);
     }
     let watching = write::Watching { leaving_cancels, id, draining: proxy.draining.clone() };
     write::reply(session, ctx, reply, Some(watching)).await;
     drop(in_flight);
     Ok(())
+}
+
+/// Asks every limit on the way, and pays. What the caller may not do is refused by the hub, and costs the server and the
+/// tool nothing: only what is asked of any refusal is paid.
+fn pay(
+    proxy: &Proxy,
+    ctx: &mut Ctx,
+    admitted: &mut Admitted,
+    upstream: &Upstream,
+    asked: &Asked,
+) -> Result<(), Rejection> {
+    if !matches!(upstream.policy.decide(&admitted.caller, &asked.demand), Verdict::Allowed { .. }) {
+        return Ok(());
+    }
+    let tool = ctx.record.tool.as_deref().filter(|_| asked.method == Method::ToolsCall);
+    proxy.admission.pay(admitted, (&upstream.server, tool), asked.method != Method::Stream, &mut ctx.tally)
 }
 
 /// A call that was sent and failed still took the upstream's time.

@@ -81,9 +81,7 @@ pub(super) async fn to_server(
     (id, rest): (&str, &str),
 ) -> std::result::Result<Forward, Rejection> {
     let request = session.req_header();
-    let admitted = admission.admit(&request.headers)?;
-    ctx.record.caller = Some(admitted.caller.clone());
-    ctx.decision = admitted.decision;
+    let mut admitted = admission.admit(session, ctx)?;
     if climbs(rest) {
         return Err(Rejection::Raw(RawFault::Climbs));
     }
@@ -98,6 +96,7 @@ pub(super) async fn to_server(
     ctx.record.upstream = Some(upstream.clone());
     upstream.activity.asked();
     let failed = |error: HubError| Rejection::Hub { error, server: id.to_owned(), id: None };
+    admission.pay(&mut admitted, (&upstream.server, None), true, &mut ctx.tally)?;
     let target = upstream
         .raw_target()
         .await
@@ -129,6 +128,11 @@ impl Forward {
                 response.remove_header(&name);
             }
         }
+    }
+
+    /// Whether what answers speaks of our own limits.
+    pub(super) fn is_ours(&self) -> bool {
+        self.raw.is_none()
     }
 
     /// Makes the client's request one of ours.

@@ -5,16 +5,14 @@
 
 mod denied;
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use super::headers::REQUEST_ID;
-use crate::auth::{Caller, Denied};
+use crate::auth::Denied;
 use crate::hub::{HubError, Lie};
-use crate::limit::Decision;
+use crate::limit::{Decision, Layer};
 use crate::mcp::{Code, Era, HeaderFault, Id, Malformed, MalformedKind, RpcError};
 use crate::reply::{Body, Reply};
 use crate::telemetry::Outcome;
@@ -34,11 +32,7 @@ pub(super) enum Rejection {
     HeadersTooLarge,
     NoCredential,
     BadCredential,
-    RateLimited {
-        decision: Decision,
-        caller: Arc<Caller>,
-    },
-    Busy,
+    Limited(Limited),
     BodyTooLarge {
         bytes_max: usize,
     },
@@ -102,6 +96,67 @@ impl RawFault {
     }
 }
 
+/// Which limit was met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limited {
+    /// A bucket has not enough tokens.
+    Tokens(Decision),
+    /// All places of a caller, a server or a tool are taken.
+    InFlight(Layer),
+    /// The address sends more than is worth a look.
+    Flood,
+    /// All places of the process are taken.
+    Busy,
+}
+
+impl Limited {
+    /// Whose limit it is, in metrics.
+    pub(super) fn scope(self) -> &'static str {
+        match self {
+            Self::Tokens(decision) => decision.layer.as_str(),
+            Self::InFlight(Layer::Address) => "address_in_flight",
+            Self::InFlight(Layer::Caller) => "caller_in_flight",
+            Self::InFlight(Layer::Server) => "server_in_flight",
+            Self::InFlight(Layer::Tool) => "tool_in_flight",
+            Self::Flood => "flood",
+            Self::Busy => "all_in_flight",
+        }
+    }
+
+    /// Whose limit it is, for clients.
+    fn layer(self) -> &'static str {
+        match self {
+            Self::Tokens(Decision { layer, .. }) | Self::InFlight(layer) => layer.as_str(),
+            Self::Flood => "flood",
+            Self::Busy => "gateway",
+        }
+    }
+
+    /// Whole seconds to wait; `None` if waiting does not help. Nobody knows when a place gets free: soon.
+    fn retry_after_seconds(self) -> Option<u64> {
+        match self {
+            Self::Tokens(decision) => decision.retry_after_seconds(),
+            Self::InFlight(_) | Self::Flood | Self::Busy => Some(1),
+        }
+    }
+
+    fn row(self) -> Row {
+        let (status, code) = match self {
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, Code::UNAVAILABLE),
+            _ => (StatusCode::TOO_MANY_REQUESTS, Code::RATE_LIMITED),
+        };
+        let (reason, words) = match self {
+            Self::Tokens(Decision { retry_after: None, .. }) => {
+                ("rate_limited", "this costs more than its limit ever allows: waiting does not help")
+            }
+            Self::Tokens(_) | Self::Flood => ("rate_limited", "too many requests: wait and try again"),
+            Self::InFlight(_) => ("too_many_in_flight", "too many calls at once: wait for one to end"),
+            Self::Busy => ("busy", "the gateway has all the calls it may have in flight"),
+        };
+        Row { status, code, reason, words: words.into(), outcome: Outcome::RateLimited }
+    }
+}
+
 /// How a refusal is worded: by the customs of the door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
@@ -125,7 +180,7 @@ struct Row {
 
 impl Rejection {
     fn row(&self) -> Row {
-        use Outcome::{Denied, RateLimited, TransportError};
+        use Outcome::{Denied, TransportError};
         use StatusCode as S;
         let row = |status, code, reason, words: &str, outcome| Row {
             status,
@@ -153,20 +208,7 @@ impl Rejection {
             Self::BadCredential => {
                 row(S::UNAUTHORIZED, Code::UNAUTHENTICATED, "bad_credential", "Invalid API key", Denied)
             }
-            Self::RateLimited { .. } => row(
-                S::TOO_MANY_REQUESTS,
-                Code::RATE_LIMITED,
-                "rate_limited",
-                "too many requests: wait and try again",
-                RateLimited,
-            ),
-            Self::Busy => row(
-                S::SERVICE_UNAVAILABLE,
-                Code::UNAVAILABLE,
-                "busy",
-                "the gateway has all the calls it may have in flight",
-                RateLimited,
-            ),
+            Self::Limited(limited) => limited.row(),
             Self::BodyTooLarge { bytes_max } => Row {
                 words: format!("the body is longer than {bytes_max} bytes"),
                 ..bad(S::PAYLOAD_TOO_LARGE, "body_too_large", "")
@@ -255,16 +297,26 @@ impl Rejection {
         if style == Style::OpenMcp {
             self.as_the_contract_says(&mut row);
         }
+        let layer = match self {
+            Self::Limited(limited) => Some(limited.layer()),
+            _ => None,
+        };
         let body = if row.status == StatusCode::ACCEPTED {
             Bytes::new()
         } else if rpc {
-            let data = json!({"reason": row.reason, "requestId": request_id});
+            let mut data = json!({"reason": row.reason, "requestId": request_id});
+            if let (Some(layer), Some(data)) = (layer, data.as_object_mut()) {
+                data.insert("layer".into(), layer.into());
+            }
             let error = RpcError { code: row.code, message: row.words, data: Some(data) };
             error.to_message(self.id())
         } else {
             let name = row.status.canonical_reason().unwrap_or("Error");
-            let body =
+            let mut body =
                 json!({"error": name, "message": row.words, "reason": row.reason, "request_id": request_id});
+            if let (Some(layer), Some(body)) = (layer, body.as_object_mut()) {
+                body.insert("layer".into(), layer.into());
+            }
             body.to_string().into()
         };
         let mut headers = HeaderMap::with_capacity(8);
@@ -302,12 +354,12 @@ impl Rejection {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
             }
             Self::Denied { denied, .. } => denied::add_headers(denied, headers),
-            Self::RateLimited { decision, .. } => {
-                rate_headers(headers, decision);
-                headers.insert(header::RETRY_AFTER, decision.retry_after_seconds().into());
+            Self::Limited(limited) => {
+                if let Some(seconds) = limited.retry_after_seconds() {
+                    headers.insert(header::RETRY_AFTER, seconds.into());
+                }
             }
-            Self::Busy
-            | Self::Hub {
+            Self::Hub {
                 error: HubError::Upstream(UpstreamError::NoneHealthy | UpstreamError::Unreachable),
                 ..
             } => {
@@ -329,11 +381,9 @@ fn unknown_server(server: &str) -> Row {
     }
 }
 
-/// What a caller's bucket said, as headers.
+/// What the tightest bucket said, as headers.
 pub(super) fn rate_headers(headers: &mut HeaderMap, decision: &Decision) {
-    for (name, number) in decision.headers() {
-        headers.insert(name, number.into());
-    }
+    headers.extend(decision.headers());
 }
 
 fn malformed_row(malformed: &Malformed) -> Row {
@@ -344,7 +394,7 @@ fn malformed_row(malformed: &Malformed) -> Row {
         MalformedKind::NotObject => (Code::INVALID_REQUEST, "not_an_object"),
         MalformedKind::Ambiguous(_) => (Code::INVALID_REQUEST, "ambiguous_member"),
         MalformedKind::Unversioned | MalformedKind::Envelope(_) => (Code::INVALID_REQUEST, "not_json_rpc"),
-        MalformedKind::Params => (Code::INVALID_PARAMS, "params"),
+        MalformedKind::Params | MalformedKind::NoText(_) => (Code::INVALID_PARAMS, "params"),
     };
     let words = malformed.kind.to_string();
     Row { status: StatusCode::BAD_REQUEST, code, reason, words, outcome: Outcome::Denied }

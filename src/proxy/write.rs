@@ -59,7 +59,7 @@ pub(super) async fn refuse(
     tracing::debug!(request_id = ctx.record.request_id(), reason = rejection.reason(), "refused");
     body::leave(session, rejection.leaves_body_readable());
     let mut answer = rejection.render(style, ctx.record.request_id());
-    if let Some(decision) = &ctx.decision {
+    if let Some(decision) = &ctx.tally.decision {
         super::rejection::rate_headers(&mut answer.headers, decision);
     }
     reply(session, ctx, answer, None).await;

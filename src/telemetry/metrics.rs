@@ -155,7 +155,7 @@ impl Meters {
         self.families.sessions_active.with_label_values(&["streamable-http"]).set(count);
     }
 
-    /// A refusal for want of tokens; `scope` says whose bucket.
+    /// A refusal because of a limit; `scope` says whose.
     pub fn rate_limited(&self, scope: &'static str) {
         self.families.rate_limited.with_label_values(&[scope]).inc();
     }
@@ -273,7 +273,7 @@ impl Families {
             )?,
             rubbish: counter("tollgate_server_rubbish_lines_total", "Unreadable lines.", &["server"])?,
             denied: counter("tollgate_denied_total", "Requests denied by rules.", &["server", "reason"])?,
-            rate_limited: counter("tollgate_rate_limited_total", "Refusals for want of tokens.", &["scope"])?,
+            rate_limited: counter("tollgate_rate_limited_total", "Refusals by limits.", &["scope"])?,
             authentications: counter(
                 "tollgate_auth_requests_total",
                 "Authentications by method and result.",

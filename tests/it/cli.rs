@@ -86,6 +86,67 @@ fn validate_likes_what_is_right() {
 }
 
 #[test]
+fn validate_tells_warnings_and_is_strict_when_asked() {
+    let settings = "auth: {keys: [{name: a, key: 9f86d081884c7d659a2feaa0c55ad015, servers: [], expires: 2020-01-01}]}\n";
+    let folder = folder(&[("tollgate.yaml", settings), ("catalog.yaml", "servers: []\n")]);
+    let said = tollgate(folder.path(), &["validate"], &[]);
+    assert_eq!((said.status.code(), said.stdout.as_str()), (Some(0), "ok: catalog.yaml, 0 servers\n"));
+    assert!(
+        said.stderr.contains("tollgate.yaml:1:86: warning: a credential whose time is over"),
+        "{}",
+        said.stderr
+    );
+    assert!(said.stderr.trim_end().ends_with("1 warning"), "{}", said.stderr);
+    let said = tollgate(folder.path(), &["validate", "--strict"], &[]);
+    assert_eq!((said.status.code(), said.stdout.as_str()), (Some(1), ""));
+    for (strict, code) in [(None, 0), (Some("--strict"), 1)] {
+        let mut args = vec!["validate", "--format", "json"];
+        args.extend(strict);
+        let said = tollgate(folder.path(), &args, &[]);
+        let told: Value = serde_json::from_str(&said.stdout).unwrap();
+        assert_eq!((said.status.code(), &told["ok"]), (Some(code), &json!(code == 0)));
+        assert_eq!(
+            (&told["mistakes"][0]["severity"], &told["mistakes"][0]["code"]),
+            (&json!("warning"), &json!("expired"))
+        );
+    }
+    // What is wrong with the catalog hides nothing that is to be said of the configuration.
+    std::fs::write(folder.path().join("catalog.yaml"), MISTAKES).unwrap();
+    let said = tollgate(folder.path(), &["validate"], &[]);
+    assert!(said.stderr.trim_end().ends_with("5 mistakes, 1 warning"), "{}", said.stderr);
+}
+
+#[test]
+fn a_new_key_is_told_once_and_what_is_to_be_pasted_fits() {
+    let folder = folder(&[("catalog.yaml", "servers: []\n")]);
+    let args =
+        ["key", "new", "--name", "a: \"b\" # c", "--owner", "ops", "--servers", "a,*", "--scopes", "x,y"];
+    let said = tollgate(folder.path(), &args, &[]);
+    assert_eq!((said.status.code(), said.stderr.as_str()), (Some(0), ""));
+    let (key, snippet) = said.stdout.split_once('\n').unwrap();
+    assert!(key.starts_with("tollgate_") && key.is_ascii() && !key.contains(' '), "{key}");
+    assert!(!snippet.contains(key), "{snippet}");
+    let again = tollgate(folder.path(), &args, &[]);
+    assert_ne!(again.stdout.split_once('\n').unwrap().0, key);
+    // Pasted, with the key itself beside it: the digest is the key's.
+    let item = snippet.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    let item = item.replace(r#"["a","*"]"#, r#"["a"]"#);
+    let paste = |more: &str| {
+        std::fs::write(folder.path().join("tollgate.yaml"), format!("auth:\n  keys:\n{item}{more}")).unwrap();
+        tollgate(folder.path(), &["validate"], &[])
+    };
+    assert_eq!(paste("").status.code(), Some(0), "{item}");
+    let said = paste(&format!("    - {{name: twice, key: {key}, servers: []}}\n"));
+    assert!(said.stderr.contains("the same key twice"), "{}", said.stderr);
+
+    let said = tollgate(folder.path(), &["key", "new", "--format", "json"], &[]);
+    let told: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert!(told["entry"]["hash"].as_str().unwrap().starts_with("sha256:"), "{told}");
+    assert_eq!(told["entry"]["servers"], json!([]));
+    assert!(told["entry"]["name"].as_str().unwrap().starts_with("key-"), "{told}");
+}
+
+#[test]
 fn run_does_not_start_on_mistakes() {
     let broken = folder(&[("catalog.yaml", MISTAKES)]);
     let said = tollgate(broken.path(), &["run", "--listen", "127.0.0.1:0"], &[]);

@@ -74,6 +74,8 @@ async fn keys_and_limits_change_without_a_restart() {
     assert_eq!(status(&gateway, OLD).await, 403, "a key that was taken out");
     edit(&gateway, &conf(NEW, "limit: {requests: 1, per: 1h}\n"));
     becomes(&gateway, NEW, 429).await;
+    edit(&gateway, &conf(NEW, "limit: {requests: 1000, per: 1s}\n"));
+    becomes(&gateway, NEW, 200).await;
     gateway.stop();
 }
 

@@ -148,7 +148,12 @@ impl Checker<'_> {
     }
 
     fn expires(&mut self, raw: &At<String>) -> Option<SystemTime> {
-        let date = || Date::parse(raw, &Iso8601::DATE).ok().map(|date| date.midnight().assume_utc());
+        let date = || {
+            // The format by itself also takes a time without an offset, and drops it.
+            let is_date = raw.len() == "2027-01-31".len();
+            let date = is_date.then(|| Date::parse(raw, &Iso8601::DATE).ok()).flatten();
+            date.map(|date| date.midnight().assume_utc())
+        };
         let Some(time) = OffsetDateTime::parse(raw, &Rfc3339).ok().or_else(date) else {
             let message =
                 "expected a date or a time (RFC 3339), such as `2027-01-31` or `2027-01-31T12:00:00Z`";

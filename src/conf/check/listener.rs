@@ -164,7 +164,11 @@ impl Checker<'_> {
     }
 
     fn public_url(&mut self, raw: &At<String>) -> Option<Uri> {
-        let found = raw.parse::<Uri>().ok().filter(|uri| {
+        // Names are the same in either case, and so is an address with the port that goes without saying.
+        let text = raw.to_ascii_lowercase();
+        let text = text.strip_suffix('/').unwrap_or(&text);
+        let port = if text.starts_with("https:") { ":443" } else { ":80" };
+        let found = text.strip_suffix(port).unwrap_or(text).parse::<Uri>().ok().filter(|uri| {
             let is_host = uri.authority().is_some_and(|authority| host(authority.as_str()));
             matches!(uri.scheme_str(), Some("http" | "https"))
                 && is_host

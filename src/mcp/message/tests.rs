@@ -61,6 +61,22 @@ fn refuses_the_rest_and_keeps_the_id() {
         expect!["member `name` stands more than once, or in another spelling id=7"],
     );
     check(
+        "{\"jsonrpc\":\"2.0\",\"method\":\"a\",\"params\":{},\"param\u{17f}\":{},\"id\":7}",
+        expect!["member `params` stands more than once, or in another spelling id=7"],
+    );
+    check(
+        "{\"jsonrpc\":\"2.0\",\"method\":\"a\",\"params\":{\"ta\u{17f}\u{212a}Id\":1},\"id\":7}",
+        expect!["member `taskId` stands more than once, or in another spelling id=7"],
+    );
+    check(
+        r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"\ud800"}}"#,
+        expect!["`params.name` must be a string of whole characters id=7"],
+    );
+    check(
+        r#"{"jsonrpc":"2.0","id":7,"method":"resources/read","params":{"uri":["a"]}}"#,
+        expect!["`params.uri` must be a string of whole characters id=7"],
+    );
+    check(
         r#"{"jsonrpc":"2.0","id":1.5,"method":"a"}"#,
         expect!["`id` must be a string of at most 256 bytes or an integer id=-"],
     );

@@ -1,0 +1,170 @@
+//! What a request pays on its way in: tokens from buckets, and places among the calls in flight.
+//! Not here: the buckets themselves (`limit`); how a refusal looks (`rejection`).
+//!
+//! Order: the flood guard and a look into the address's bucket come before authentication; a look into the caller's
+//! before the body is read; all layers are taken from at once when it is known what is called. Whoever is refused in
+//! between for another reason than a limit pays what was looked at so far: a wrong key costs the address a token, a
+//! call that is not allowed costs address and caller one each. Whoever is refused by a limit pays nothing.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::rejection::{Limited, Rejection};
+use crate::auth::Caller;
+use crate::catalog::Server;
+use crate::conf::Access;
+use crate::limit::{Address, Buckets, Decision, Draw, Flood, Gate, Layer, Permit, Place, Places};
+use crate::telemetry::Meters;
+
+/// The limits of the process. They outlive every reload; how much is allowed comes with each request.
+pub(super) struct Tolls {
+    buckets: Arc<Buckets>,
+    flood: Flood,
+    places: Places,
+    gate: Gate,
+    meters: Arc<Meters>,
+}
+
+/// What one request owes, and what it was told.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// What the tightest bucket said last, for every answer.
+    pub(super) decision: Option<Decision>,
+    /// What was looked at and is not yet taken.
+    owed: SmallVec<[Draw; 4]>,
+}
+
+/// Places that a call holds until it is dropped, with the client or with the last byte of the answer.
+#[derive(Debug)]
+pub(super) struct Held {
+    _in_all: Permit,
+    /// How many calls at once its caller may have.
+    in_flight_max: Option<u32>,
+    places: SmallVec<[Place; 3]>,
+}
+
+/// What a request is about, as far as limits go.
+pub(super) struct Use<'r> {
+    pub(super) caller: &'r Caller,
+    pub(super) server: &'r Server,
+    /// The tool that is called, by the name its server knows.
+    pub(super) tool: Option<&'r str>,
+    /// Whether it counts among the calls at once. A stream that a client holds open to listen does not: with
+    /// `in_flight: 1` such a client could never call.
+    pub(super) is_call: bool,
+}
+
+/// Whose bucket or places, within a layer: a caller (0 is all together), a server, a tool.
+type Whose<'w> = (u128, &'w str, &'w str);
+
+impl Tolls {
+    pub(super) fn new(buckets: Arc<Buckets>, gate: Gate, meters: Arc<Meters>) -> Self {
+        Self { buckets, flood: Flood::new(), places: Places::new(), gate, meters }
+    }
+
+    /// A request from `address` has come: it is looked at only if its address is not flooding us and has a token.
+    pub(super) fn arrive(
+        &self,
+        access: &Access,
+        address: Option<Address>,
+        tally: &mut Tally,
+    ) -> Result<(), Rejection> {
+        let Some(address) = address else { return Ok(()) };
+        if access.flood.is_some_and(|max| self.flood.is_flooded(address, max)) {
+            return Err(self.refuse(tally, Limited::Flood));
+        }
+        if let Some(rate) = access.address_limit {
+            let key = self.buckets.key(Layer::Address, &address);
+            tally.owed.push(Draw { key, rate, cost: 1, layer: Layer::Address });
+            self.look(tally)?;
+        }
+        Ok(())
+    }
+
+    /// The caller is known: a look into its bucket, and a place among all calls.
+    pub(super) fn enter(
+        &self,
+        access: &Access,
+        caller: &Caller,
+        tally: &mut Tally,
+    ) -> Result<Held, Rejection> {
+        // The caller's own limit, as a whole, or everybody's.
+        let limit = caller.limit.or(access.limit).unwrap_or_default();
+        if let Some(rate) = limit.rate {
+            let key = self.buckets.key(Layer::Caller, &caller.id);
+            tally.owed.push(Draw { key, rate, cost: 1, layer: Layer::Caller });
+        }
+        self.look(tally)?;
+        match self.gate.enter() {
+            Some(in_all) => {
+                Ok(Held { _in_all: in_all, in_flight_max: limit.in_flight, places: SmallVec::new() })
+            }
+            None => Err(self.refuse(tally, Limited::Busy)),
+        }
+    }
+
+    /// It is known what is called, and it is allowed: takes from all layers, or from none.
+    pub(super) fn pay(&self, of: &Use<'_>, held: &mut Held, tally: &mut Tally) -> Result<(), Rejection> {
+        let throttle = &of.server.throttle;
+        let tool = of.tool.and_then(|name| throttle.tools.iter().find(|(known, _)| known == name));
+        let cost = tool.map_or(1, |(_, tool)| tool.cost.max(1));
+        for draw in tally.owed.iter_mut().filter(|draw| draw.layer != Layer::Address) {
+            draw.cost = cost;
+        }
+        let mut places: SmallVec<[Place; 3]> = SmallVec::new();
+        let mut place = |layer, whose: &Whose<'_>, max: Option<u32>| match max.filter(|_| of.is_call) {
+            None => Ok(()),
+            Some(max) => self.places.enter(layer, whose, max).map(|place| places.push(place)).ok_or(layer),
+        };
+        let mut full = place(Layer::Caller, &(of.caller.id, "", ""), held.in_flight_max).err();
+        let server = throttle.limit.map(|shared| (Layer::Server, shared, ""));
+        let tool = tool.and_then(|(name, tool)| Some((Layer::Tool, tool.limit?, name.as_str())));
+        for (layer, shared, tool) in [server, tool].into_iter().flatten() {
+            let caller = if shared.each_caller { of.caller.id } else { 0 };
+            let whose = (caller, of.server.id.as_str(), tool);
+            if let Some(rate) = shared.limit.rate {
+                tally.owed.push(Draw { key: self.buckets.key(layer, &whose), rate, cost, layer });
+            }
+            full = full.or_else(|| place(layer, &whose, shared.limit.in_flight).err());
+        }
+        if let Some(layer) = full {
+            return Err(self.refuse(tally, Limited::InFlight(layer)));
+        }
+        self.settle(tally)?;
+        held.places = places;
+        Ok(())
+    }
+
+    /// Takes what was looked at so far.
+    pub(super) fn settle(&self, tally: &mut Tally) -> Result<(), Rejection> {
+        match self.buckets.take(&tally.owed) {
+            Ok(decision) => {
+                tally.decision = decision.or(tally.decision);
+                tally.owed.clear();
+                Ok(())
+            }
+            Err(decision) => Err(self.refuse(tally, Limited::Tokens(decision))),
+        }
+    }
+
+    fn look(&self, tally: &mut Tally) -> Result<(), Rejection> {
+        match self.buckets.look(&tally.owed) {
+            Ok(decision) => {
+                tally.decision = decision;
+                Ok(())
+            }
+            Err(decision) => Err(self.refuse(tally, Limited::Tokens(decision))),
+        }
+    }
+
+    /// Nothing is owed by whom a limit refuses.
+    fn refuse(&self, tally: &mut Tally, limited: Limited) -> Rejection {
+        tally.owed.clear();
+        if let Limited::Tokens(decision) = &limited {
+            tally.decision = Some(*decision);
+        }
+        self.meters.rate_limited(limited.scope());
+        Rejection::Limited(limited)
+    }
+}
