@@ -84,6 +84,10 @@ impl Sift {
 /// An event with other data.
 fn rewrite(event: &[u8], message: &[u8], out: &mut Vec<u8>) {
     let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    // It belongs to the line end of the event before.
+    if event.first() == Some(&b'\n') {
+        out.push(b'\n');
+    }
     for line in event.split(is_end).filter(|line| !line.is_empty() && !line.starts_with(b"data")) {
         out.extend_from_slice(line);
         out.push(b'\n');
