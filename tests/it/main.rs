@@ -20,6 +20,7 @@ mod load;
 mod naive;
 mod native_api;
 mod packages;
+mod policy;
 mod raw;
 mod readme;
 mod recorder;
