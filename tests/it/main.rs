@@ -21,6 +21,7 @@ mod meter;
 mod naive;
 mod native_api;
 mod packages;
+mod policy;
 mod raw;
 mod readme;
 mod recorder;
