@@ -123,7 +123,10 @@ impl Forward {
     /// would be shared by all callers, and its name is nobody's business. The control plane's challenge is our own.
     pub(super) fn clean(&self, response: &mut ResponseHeader) {
         response.remove_header(&header::SERVER);
-        if self.raw.is_some() {
+        if let Some(raw) = &self.raw {
+            if let Some(shown) = &raw.target.shown {
+                shown.answered(response.status);
+            }
             for name in [header::WWW_AUTHENTICATE, header::PROXY_AUTHENTICATE, header::SET_COOKIE] {
                 response.remove_header(&name);
             }
