@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::rejection::{Rejection, Style};
-use super::{Ctx, body, headers};
+use super::{Ctx, body, cors, headers};
 use crate::mcp::{Answer, Code, Decoder, Id, RpcError, Verdict, encode_event};
 use crate::reply::{Body, Reply, Stream};
 use crate::telemetry::Outcome;
@@ -47,18 +47,22 @@ pub(super) async fn unless_gone<T>(
     }
 }
 
-/// Writes a refusal and records it.
+/// Writes a refusal and records it. A `challenge` says how to get a credential that would help.
 pub(super) async fn refuse(
     session: &mut Session,
     ctx: &mut Ctx,
     rejection: &Rejection,
     style: Style,
+    challenge: Option<HeaderValue>,
 ) -> pingora_core::Result<()> {
     ctx.record.outcome = Some(rejection.outcome());
     ctx.record.reason = Some(rejection.reason());
     tracing::debug!(request_id = ctx.record.request_id(), reason = rejection.reason(), "refused");
     body::leave(session, rejection.leaves_body_readable());
     let mut answer = rejection.render(style, ctx.record.request_id());
+    if let Some(challenge) = challenge {
+        answer.headers.insert(header::WWW_AUTHENTICATE, challenge);
+    }
     if let Some(decision) = &ctx.tally.decision {
         super::rejection::rate_headers(&mut answer.headers, decision);
     }
@@ -68,7 +72,10 @@ pub(super) async fn refuse(
 
 /// Writes a reply. A client that is gone is no error: there is nobody to tell.
 pub(super) async fn reply(session: &mut Session, ctx: &mut Ctx, reply: Reply, watching: Option<Watching>) {
-    let Reply { status, headers, body } = reply;
+    let Reply { status, mut headers, body } = reply;
+    if let Some(origin) = &ctx.origin {
+        cors::tell(&mut headers, origin);
+    }
     match body {
         Body::Whole(body) => {
             let Ok(head) =
