@@ -193,6 +193,12 @@ impl Tokens {
         verified
     }
 
+    /// What is remembered, in KiB of tokens.
+    #[cfg(test)]
+    pub(super) fn remembered_weight(&self) -> u64 {
+        self.verified.as_ref().map_or(0, Cache::weight)
+    }
+
     /// A token that was good, unless its time or its key's has come since.
     fn remembered(&self, digest: &Digest, now: SystemTime) -> Option<Arc<Verified>> {
         let cache = self.verified.as_ref()?;

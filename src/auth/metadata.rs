@@ -68,7 +68,7 @@ pub enum Challenge<'c> {
     /// The one that came is no good; in a few words, why.
     Invalid(&'c str),
     /// It is good, but lacks scopes. All that the operation needs, those that the caller has as well.
-    Scopes(&'c [&'c str]),
+    Scopes(&'c [Box<str>]),
 }
 
 /// What clients are told about where to get a token.
@@ -200,7 +200,9 @@ mod tests {
                 "Bearer realm=\"tollgate\", error=\"invalid_token\", error_description=\"it has expired\", {place}, scope=\"read write\""
             )
         );
-        assert!(say(Challenge::Scopes(&["a", "b"])).ends_with(&format!("{place}, scope=\"a b\"")));
+        assert!(
+            say(Challenge::Scopes(&["a".into(), "b".into()])).ends_with(&format!("{place}, scope=\"a b\""))
+        );
         let document = server.document(door).unwrap();
         assert_eq!(document["resource"], "https://gw.example.com/servers/docs/mcp");
         assert_eq!(document["scopes_supported"], json!(["read", "write"]));
