@@ -1,7 +1,7 @@
 //! A client's certificate, read for whom it names.
 //! Not here: whether it is good (`tls`), which caller it stands for (`auth`).
 
-use x509_parser::asn1_rs::ToDer as _;
+use x509_parser::der_parser::asn1_rs::ToDer as _;
 use x509_parser::prelude::{
     AttributeTypeAndValue, FromDer as _, GeneralName, ParsedExtension, RelativeDistinguishedName,
     X509Certificate, X509Name,
