@@ -19,6 +19,7 @@ mod oauth;
 mod record;
 mod rejection;
 mod route;
+mod standing;
 mod toll;
 mod write;
 

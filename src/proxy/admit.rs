@@ -10,6 +10,7 @@ use prometheus::IntCounter;
 
 use super::Ctx;
 use super::rejection::Rejection;
+use super::standing::Standing;
 use super::toll::{Held, Tally, Tolls, Use};
 use super::{framing, names};
 use crate::auth::{
@@ -20,6 +21,7 @@ use crate::conf::{Conf, Kinds, Limits, Listener};
 use crate::limit::{Address, Buckets, Gate};
 use crate::listener::Connection;
 use crate::telemetry::Meters;
+use crate::upstream::{Fleet, Upstream};
 
 /// Decides who gets in.
 pub struct Admission {
@@ -70,8 +72,9 @@ impl Admission {
         if path > self.limits.uri_bytes_max {
             return Err(Rejection::UriTooLong);
         }
-        let bytes: usize =
-            request.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        // Any token is a method to Pingora, and no length too long.
+        let bytes = request.method.as_str().len()
+            + request.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
         if request.headers.len() > self.limits.header_count_max || bytes > self.limits.header_bytes_max {
             return Err(Rejection::HeadersTooLarge);
         }
@@ -109,6 +112,16 @@ impl Admission {
     ) -> Result<(), Rejection> {
         let of = Use { caller: &admitted.caller, server, tool, is_call };
         self.tolls.pay(&of, &mut admitted.held, tally)
+    }
+
+    /// Whether the caller may still have what is open.
+    pub(super) fn standing(
+        &self,
+        fleet: &Arc<Fleet>,
+        admitted: &Admitted,
+        upstream: &Arc<Upstream>,
+    ) -> Standing {
+        Standing::new(&self.entrance, fleet, &admitted.caller, upstream)
     }
 
     /// A request that goes no further pays for having been looked at.

@@ -116,7 +116,10 @@ impl Forward {
     pub(super) fn clean(&self, response: &mut ResponseHeader) {
         response.remove_header(&header::SERVER);
         strip_hops(response);
-        if self.raw.is_some() {
+        if let Some(raw) = &self.raw {
+            if let Some(shown) = &raw.target.shown {
+                shown.answered(response.status);
+            }
             for name in [header::WWW_AUTHENTICATE, header::PROXY_AUTHENTICATE, header::SET_COOKIE] {
                 response.remove_header(&name);
             }

@@ -448,6 +448,13 @@ fn hub_row(error: &HubError, server: &str) -> Row {
             format!("server '{server}' has no healthy endpoint: try again"),
             Outcome::TransportError,
         ),
+        HubError::Upstream(UpstreamError::Credential) => row(
+            S::BAD_GATEWAY,
+            Code::BAD_UPSTREAM,
+            "upstream_credential",
+            format!("the gateway has no credential for server '{server}' at the moment: try again"),
+            Outcome::TransportError,
+        ),
         HubError::Upstream(UpstreamError::Broken) => row(
             S::BAD_GATEWAY,
             Code::BAD_UPSTREAM,
