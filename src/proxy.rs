@@ -104,8 +104,11 @@ impl Proxy {
             self.admission.arrive(address, &mut ctx.tally)?;
         }
         self.admission.inspect(&connection.listener, request)?;
-        // The control plane asks for the caller's token itself.
-        if matches!(door, Door::Control) { self.admission.settle(&mut ctx.tally) } else { Ok(()) }
+        // Nobody is authenticated here: the control plane asks for the caller's token itself, a preflight has no caller.
+        match door {
+            Door::Control | Door::Wrong { .. } => self.admission.settle(&mut ctx.tally),
+            Door::Server { .. } | Door::Envelope | Door::Rpc | Door::Raw { .. } | Door::None => Ok(()),
+        }
     }
 
     /// Ends open streams and asks clients to reconnect elsewhere once `draining` turns true.
