@@ -106,8 +106,8 @@ impl Proxy {
             self.admission.arrive(address, &mut ctx.tally)?;
         }
         self.admission.inspect(&connection.listener, request)?;
-        // The control plane asks for the caller's token itself, and metadata is for everybody.
-        if matches!(door, Door::Control | Door::Metadata) {
+        // The control plane asks for the caller's token itself; metadata and preflights are for everybody.
+        if matches!(door, Door::Control | Door::Metadata | Door::Wrong { .. }) {
             self.admission.settle(&mut ctx.tally)
         } else {
             Ok(())
