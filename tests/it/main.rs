@@ -17,6 +17,7 @@ mod fake;
 mod gateway;
 mod hardening;
 mod interop;
+mod issuer;
 mod listeners;
 mod load;
 mod meter;
