@@ -18,6 +18,7 @@ mod fake;
 mod gateway;
 mod hardening;
 mod interop;
+mod issuer;
 mod limits;
 mod listeners;
 mod load;

@@ -121,6 +121,7 @@ impl Server {
         })
     }
 
+
     /// `server-everything` over Streamable HTTP. It takes its port from us, so another process may be faster: try again.
     #[track_caller]
     pub(crate) fn everything() -> Self {
@@ -133,7 +134,7 @@ impl Server {
     }
 
     #[track_caller]
-    fn start(mut command: Command, listening: impl Fn(&str) -> Option<String>) -> Self {
+    fn start(mut command: Command, mut listening: impl FnMut(&str) -> Option<String>) -> Self {
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // Bounded, and nobody waits for its reader: lines after the wanted one are dropped.
