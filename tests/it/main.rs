@@ -13,6 +13,7 @@ mod client;
 mod conformance;
 mod exchange;
 mod fake;
+mod frames;
 mod gateway;
 mod hardening;
 mod interop;

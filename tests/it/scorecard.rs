@@ -6,12 +6,15 @@
 
 mod bodies;
 mod bombs;
+mod h2;
 mod heads;
 mod json;
 mod listed;
 mod mirrored;
 mod payloads;
+mod sites;
 mod smuggling;
+mod spoofing;
 
 use std::io::Write as _;
 
