@@ -24,7 +24,7 @@ use pingora_proxy::http_proxy;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::auth::Entrance;
+use crate::auth::{self, Entrance};
 use crate::bridge::{Bridge, BridgeError, Observer};
 use crate::catalog::{self, Snapshot};
 use crate::conf::{AuditSink, Conf, Loaded, Sources};
@@ -73,6 +73,9 @@ pub enum StartError {
     /// The session key cannot be used.
     #[error(transparent)]
     Key(#[from] session::KeyError),
+    /// The credentials cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] auth::SetupError),
     /// The bridge cannot be made.
     #[error(transparent)]
     Bridge(#[from] BridgeError),
@@ -150,7 +153,7 @@ fn build(
     let idle = conf.limits.idle_connections_max;
     let fleet = Arc::new(Fleet::new(catalog, bridge.socket(), idle, Arc::clone(&meters)));
     let hub = Arc::new(Hub::new(Arc::clone(&fleet), sealer, conf.limits));
-    let entrance = Arc::new(Entrance::new(conf.access.clone()));
+    let entrance = Arc::new(Entrance::new(conf.access.clone(), conf.limits.tokens_max)?);
     let buckets = Arc::new(Buckets::new(conf.limits.buckets_max));
     let gate = Gate::new(conf.limits.in_flight_max);
     let phases = Phases::new();
@@ -163,6 +166,7 @@ fn build(
     let control_socket = bridge.socket().with_file_name("control.sock");
     let forwarding = Forwarding::new(&control_socket).map_err(|e| internal(&e))?;
     let control = Arc::new(Control {
+        listeners: conf.listeners.clone(),
         entrance: Arc::clone(&entrance),
         buckets: Arc::clone(&buckets),
         hub: Arc::clone(&hub),

@@ -19,13 +19,14 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
+use http::{HeaderMap, Uri};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::auth::{AuthError, Caller, Entrance};
+use crate::auth::{self, Caller, Entrance, InForce, Introduction, Presented, Resource};
 use crate::bridge::Bridge;
-use crate::conf::Limit;
+use crate::conf::{Kinds, Limit, Listener};
 use crate::hub::Hub;
 use crate::limit::{Buckets, Decision, Draw, Layer};
 use crate::telemetry::{Audit, Meters};
@@ -35,6 +36,8 @@ pub use settings::Settings;
 
 /// What the routes work on.
 pub struct Control {
+    /// Where requests come in, before the proxy hands them on.
+    pub listeners: Vec<Listener>,
     /// Who may call, and how often.
     pub entrance: Arc<Entrance>,
     /// Their buckets, the same ones as the proxy's.
@@ -173,17 +176,10 @@ impl Control {
 /// Authenticates a request and takes a token from its caller's bucket.
 async fn admit(State(control): Shared, mut request: Request, next: Next) -> Response {
     let in_force = Arc::clone(&control.entrance.in_force());
-    let caller = match in_force.authenticator.authenticate(request.headers()) {
+    let caller = match authenticate(&control, &in_force, request.headers(), request.uri()).await {
         Ok(caller) => caller,
-        Err(error) => {
-            match error {
-                AuthError::Missing => control.meters.authentications("none", "missing").inc(),
-                AuthError::Invalid => control.meters.authentications("unknown", "invalid").inc(),
-            }
-            return ControlError::from(error).into_response();
-        }
+        Err(refusal) => return refusal.into_response(),
     };
-    control.meters.authentications(caller.kind.as_str(), "ok").inc();
     let decision = match control.take(&caller, in_force.access.limit) {
         Ok(decision) => decision,
         Err(decision) => {
@@ -198,6 +194,35 @@ async fn admit(State(control): Shared, mut request: Request, next: Next) -> Resp
         error::rate_headers(response.headers_mut(), decision);
     }
     response
+}
+
+async fn authenticate(
+    control: &Control,
+    in_force: &InForce,
+    headers: &HeaderMap,
+    uri: &Uri,
+) -> Result<Arc<Caller>, ControlError> {
+    let introduction = Introduction::find(headers);
+    let named = introduction.as_ref().map(|introduction| introduction.listener.as_str());
+    let listener = control.listeners.iter().find(|listener| Some(listener.name.as_str()) == named);
+    let public_url = listener.and_then(|listener| listener.public_url.as_ref());
+    // The control plane is no resource of its own: its tokens are the whole gateway's.
+    let resource = public_url.map(|public_url| Resource { public_url, path: "" });
+    let presented = Presented {
+        headers,
+        query: uri.query(),
+        certificate: introduction.as_ref().and_then(Introduction::certificate),
+        resource,
+        kinds: listener.map_or(Kinds::ALL, |listener| listener.kinds),
+    };
+    let result = in_force.authenticator.authenticate(&presented).await;
+    let (method, result_name) = auth::labels(result.as_deref().map_err(|error| *error));
+    control.meters.authentications(method, result_name).inc();
+    result.map_err(|error| {
+        let server = in_force.authenticator.resource_server();
+        let challenge = error.challenge().map(|why| server.challenge(resource, why));
+        ControlError::Unauthenticated { error, challenge }
+    })
 }
 
 /// The caller that `admit` found.

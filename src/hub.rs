@@ -10,6 +10,7 @@ mod ask;
 mod demand;
 mod link;
 mod relay;
+mod sift;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -29,15 +29,15 @@
 //! proxy     -> auth catalog conf hub limit listener mcp reply telemetry upstream
 //! control   -> auth bridge catalog conf document hub limit telemetry upstream
 //! hub       -> auth catalog conf mcp reply session telemetry upstream
-//! upstream  -> auth bridge catalog egress mcp telemetry
+//! upstream  -> auth bridge catalog conf egress mcp telemetry
 //! bridge    -> catalog conf mcp
 //! sample    -> mcp
 //! session   -> conf
-//! auth      -> catalog conf
+//! auth      -> catalog conf egress
 //! limit     -> conf
 //! listener  -> conf telemetry
 //! telemetry -> conf mcp
-//! catalog   -> conf document
+//! catalog   -> conf document egress
 //! conf      -> document
 //! document  ->
 //! egress    ->
@@ -63,6 +63,7 @@
 //!
 //! ```text spawns
 //! src/app.rs — a thread for the access log, and one for an audit log in a file — `AccessLog::close`
+//! src/auth/key_source.rs — a blocking look at a file with an issuer's keys — itself; awaited at once
 //! src/bridge/serve.rs — a task for each connection of the bridge's socket — its client, or the end of `serve`
 //! src/bridge/slot.rs — a task for each child — the child's end; `Bridge::stop_all` asks for it
 //! src/bridge/spawn.rs — a child, in a process group of its own — `Process::end`

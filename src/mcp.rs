@@ -7,8 +7,10 @@
 //! (a member twice, or once more in another case) is refused: see `message`.
 
 mod answer;
+mod depth;
 mod error;
 mod headers;
+mod list;
 mod message;
 mod method;
 mod revision;
@@ -18,10 +20,11 @@ mod target;
 pub use answer::{Answer, Verdict};
 pub use error::{Code, RpcError};
 pub use headers::{HeaderFault, MirroredHeaders, check_mirrored, decode_sentinel};
+pub use list::{Cut, Listed, Unreadable};
 pub use message::{
     Id, Kind, Malformed, MalformedKind, Message, ParseLimits, parse, rebuild_for_forwarding, splice,
 };
 pub use method::Method;
 pub use revision::{Era, Revision};
-pub use sse::{Decoder, encode_event};
+pub use sse::{Decoder, Splitter, encode_event};
 pub use target::{Reference, reference, subscriptions};

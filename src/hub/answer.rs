@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
+use super::sift::Sift;
 use super::{HubError, Lie, Relayed, whole};
 use crate::conf::Limits;
 use crate::mcp::{self, Answer, Code, Id, Method, ParseLimits, RpcError, Verdict};
@@ -34,7 +36,7 @@ const PASSED: [HeaderName; 6] = [
 const BRIDGE_OUTCOME: HeaderName = HeaderName::from_static("x-tollgate-outcome");
 
 /// What the answer has to be.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Expected<'m> {
     /// The method that was asked.
     pub(super) method: Method,
@@ -42,6 +44,8 @@ pub(super) struct Expected<'m> {
     pub(super) response: bool,
     /// The message that was sent, for its id.
     pub(super) to: &'m [u8],
+    /// What becomes of lists in it.
+    pub(super) sift: Option<Arc<Sift>>,
 }
 
 impl Expected<'_> {
@@ -82,17 +86,19 @@ pub(super) async fn read(
             return Err(HubError::Lie(Lie::Credentials));
         }
         status if !status.is_success() => {
-            Box::pin(failure(status, &head.headers, reader, || expected.id(limits))).await?
+            Box::pin(failure(status, &head.headers, reader, &expected, limits)).await?
         }
         status if kind == Type::Events && (expected.response || expected.method == Method::Stream) => {
             let headers = streaming(passed(&head.headers));
-            let stream = Stream {
-                first: Bytes::new(),
-                rest: reader.rest.boxed_unsync(),
-                idle,
-                deadline,
-                events: true,
+            let rest = match &expected.sift {
+                None => reader.rest.boxed_unsync(),
+                Some(sift) => {
+                    let events =
+                        Arc::clone(sift).events(reader.rest, limits.answer_bytes_max, expected.id(limits));
+                    events.boxed_unsync()
+                }
             };
+            let stream = Stream { first: Bytes::new(), rest, idle, deadline, events: true };
             (Reply { status, headers, body: Body::Stream(Box::new(stream)) }, None)
         }
         status if !expected.response => {
@@ -101,7 +107,10 @@ pub(super) async fn read(
             let _ = reader.collect(limits.answer_bytes_max.min(LOOKED_AT_BYTES_MAX)).await;
             (whole(status, HeaderMap::new(), Bytes::new()), Some(Outcome::Ok))
         }
-        status if kind == Type::Json => json(status, &head.headers, reader).await?,
+        status if kind == Type::Json => match &expected.sift {
+            None => json(status, &head.headers, reader).await?,
+            Some(sift) => Box::pin(list(status, &head.headers, reader, sift, limits)).await?,
+        },
         _ => return Err(HubError::Lie(Lie::Type)),
     };
     let outcome = bridge_outcome(&head.headers).or(outcome);
@@ -140,13 +149,32 @@ async fn json(
     }
 }
 
+/// A JSON answer with a list, which is read whole.
+async fn list(
+    status: StatusCode,
+    headers: &HeaderMap,
+    reader: Reader,
+    sift: &Sift,
+    limits: &Limits,
+) -> Result<(Reply, Option<Outcome>), HubError> {
+    let Collected::All(body) = reader.collect(limits.answer_bytes_max).await? else {
+        return Err(HubError::Lie(Lie::TooLong));
+    };
+    let Some(Answer::Response(verdict)) = Answer::read(&body) else {
+        return Err(HubError::Lie(Lie::Content));
+    };
+    let body = sift.message(body).map_err(HubError::Lie)?;
+    Ok((whole(status, passed(headers), body), Some(outcome_of(verdict))))
+}
+
 /// A status that tells of failure: a JSON-RPC message goes on, anything else becomes words of ours. An SDK server says
 /// `application/json` of its own, and frameworks before it say that of stack traces.
 async fn failure(
     status: StatusCode,
     headers: &HeaderMap,
     reader: Reader,
-    id: impl FnOnce() -> Option<Id>,
+    expected: &Expected<'_>,
+    limits: &Limits,
 ) -> Result<(Reply, Option<Outcome>), HubError> {
     let outcome = if status.is_server_error() { Outcome::TransportError } else { Outcome::RpcError };
     let json = type_of(headers) == Type::Json;
@@ -156,6 +184,10 @@ async fn failure(
         _ => Bytes::new(),
     };
     if json && Answer::read(&body).is_some() {
+        let body = match &expected.sift {
+            None => body,
+            Some(sift) => sift.message(body).map_err(HubError::Lie)?,
+        };
         return Ok((whole(status, headers, body), Some(outcome)));
     }
     if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
@@ -167,7 +199,7 @@ async fn failure(
         data: None,
     };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok((whole(status, headers, error.to_message(id().as_ref())), Some(outcome)))
+    Ok((whole(status, headers, error.to_message(expected.id(limits).as_ref())), Some(outcome)))
 }
 
 /// The outcome that a response carries.

@@ -14,6 +14,7 @@ use tokio::time::timeout_at;
 use super::answer::{self, Expected};
 use super::link::Link;
 use super::relay::{SESSION, allow};
+use super::sift::Sift;
 use super::{Asked, Hub, HubError, Lie, Relayed, whole};
 use crate::auth::Caller;
 use crate::catalog::Runtime;
@@ -70,7 +71,7 @@ async fn open(hub: &Hub, caller: &Caller, upstream: &Arc<Upstream>, asked: &Aske
     let arrived = hub.fleet.call(&route, outgoing_hello).await?;
     let endpoint = Some(arrived.endpoint);
     let session = arrived.response.headers().get(&SESSION).and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let expected = Expected { method: Method::Initialize, response: true, to: &hello };
+    let expected = Expected { method: Method::Initialize, response: true, to: &hello, sift: None };
     let relayed = answer::read(upstream, &hub.limits, arrived, expected).await?;
     let relayed = settle(hub, relayed).await?;
     if !relayed.reply.status.is_success() {
@@ -81,7 +82,8 @@ async fn open(hub: &Hub, caller: &Caller, upstream: &Arc<Upstream>, asked: &Aske
     let ready = outgoing(headers, &link, Bytes::from_static(INITIALIZED.as_bytes()));
     let route = allow(caller, upstream, &asked.demand, || Ok(link.endpoint))?;
     let arrived = hub.fleet.call(&route, ready).await?;
-    let expected = Expected { method: Method::Initialized, response: false, to: INITIALIZED.as_bytes() };
+    let expected =
+        Expected { method: Method::Initialized, response: false, to: INITIALIZED.as_bytes(), sift: None };
     answer::read(upstream, &hub.limits, arrived, expected).await?;
     Ok(link)
 }
@@ -106,7 +108,8 @@ async fn send(
     let route = allow(caller, upstream, &asked.demand, || Ok(pin))?;
     let arrived = hub.fleet.call(&route, outgoing(&asked.headers, link, asked.body.clone())).await?;
     upstream.meters.upstream(asked.method, arrived.took);
-    let expected = Expected { method: asked.method, response: asked.wants_response, to: &asked.body };
+    let sift = Sift::of(&upstream.policy, caller, asked.method, asked.era);
+    let expected = Expected { method: asked.method, response: asked.wants_response, to: &asked.body, sift };
     let relayed = answer::read(upstream, &hub.limits, arrived, expected).await?;
     settle(hub, relayed).await
 }

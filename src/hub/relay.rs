@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::sift::Sift;
 use super::{Asked, Hub, HubError, Relayed, answer};
 use crate::auth::{self, Allowed, Caller, Demand};
 use crate::mcp::{Era, Method};
@@ -39,7 +40,9 @@ pub(super) async fn relay(
     upstream.meters.upstream(asked.method, arrived.took);
     let given = arrived.response.headers().get(&SESSION).cloned();
     let endpoint = arrived.endpoint;
-    let expected = answer::Expected { method: asked.method, response: asked.wants_response, to: &asked.body };
+    let sift = Sift::of(&upstream.policy, caller, asked.method, asked.era);
+    let (method, response) = (asked.method, asked.wants_response);
+    let expected = answer::Expected { method, response, to: &asked.body, sift };
     let mut relayed = answer::read(upstream, &hub.limits, arrived, expected).await?;
     if asked.era == Era::Legacy {
         seal(

@@ -15,6 +15,7 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::depth::deeper_than;
 use super::method::Method;
 use member::{KeyOf, once};
 
@@ -207,28 +208,6 @@ pub fn parse(body: &[u8], limits: ParseLimits) -> Result<Message<'_>, Malformed>
     let envelope = json.deserialize_any(EnvelopeVisitor);
     let envelope = envelope.and_then(|envelope| json.end().map(|()| envelope));
     envelope.map_err(|e| plain(MalformedKind::NotJson(e.to_string())))?.into_message()
-}
-
-/// Whether brackets nest deeper than `max`. Counting all of them is a cheap upper bound that nearly always decides.
-fn deeper_than(body: &[u8], max: usize) -> bool {
-    if memchr::memchr2_iter(b'[', b'{', body).take(max + 1).count() <= max {
-        return false;
-    }
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-    for byte in body {
-        match (in_string, byte) {
-            (true, _) if escaped => escaped = false,
-            (true, b'\\') => escaped = true,
-            (_, b'"') => in_string = !in_string,
-            (false, b'[' | b'{') => depth += 1,
-            (false, b']' | b'}') => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > max {
-            return true;
-        }
-    }
-    false
 }
 
 /// Where `part`, which was borrowed from `body`, stands in it.

@@ -3,8 +3,11 @@
 //!
 //! Format: WHATWG HTML, section 9.2.6 "Interpreting an event stream".
 
+mod split;
+
 use bytes::Bytes;
 use memchr::memchr2;
+pub use split::Splitter;
 
 /// May stand before the first line, and means nothing.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();

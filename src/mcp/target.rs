@@ -1,5 +1,4 @@
-//! The items that a request is about besides `name` and `uri`: the reference of a completion, the resources of a
-//! subscription.
+//! Items that a request is about besides `name` and `uri`: a completion's reference, a subscription's resources.
 //! Not here: the envelope (`message`); who may use the items (`auth`).
 //!
 //! As in the envelope, members that we act on may stand once and in their own spelling only.
@@ -41,7 +40,10 @@ pub fn subscriptions<'a>(params: &Params<'a>) -> Option<Vec<Cow<'a, str>>> {
 }
 
 /// Members of an object by name; `None` if it is no object, or if another reader might see other ones.
-fn members<'a, const N: usize>(object: &'a RawValue, names: [&str; N]) -> Option<[Option<&'a RawValue>; N]> {
+pub(super) fn members<'a, const N: usize>(
+    object: &'a RawValue,
+    names: [&str; N],
+) -> Option<[Option<&'a RawValue>; N]> {
     let all = serde_json::Deserializer::from_str(object.get()).deserialize_map(Members).ok()?;
     let mut found = [None; N];
     for (key, value) in all {

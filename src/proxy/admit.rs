@@ -4,37 +4,40 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::HeaderMap;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 use prometheus::IntCounter;
 
 use super::Ctx;
 use super::rejection::Rejection;
+use super::standing::Standing;
 use super::toll::{Held, Tally, Tolls, Use};
 use super::{framing, names};
-use crate::auth::{AuthError, Caller, CallerKind, Entrance, InForce};
+use crate::auth::{
+    self, Caller, CallerKind, CertificateNames, Entrance, InForce, Presented, Resource, ResourceServer,
+};
 use crate::catalog::Server;
-use crate::conf::{Conf, Limits, Listener};
+use crate::conf::{Conf, Kinds, Limits, Listener};
 use crate::limit::{Address, Buckets, Gate};
+use crate::listener::Connection;
 use crate::telemetry::Meters;
+use crate::upstream::{Fleet, Upstream};
 
 /// Decides who gets in.
 pub struct Admission {
     entrance: Arc<Entrance>,
     tolls: Tolls,
     limits: Limits,
+    meters: Arc<Meters>,
     authentications: Authentications,
 }
 
-/// How authentications ended, counted without a look-up by label.
+/// Authentications that went well, counted without a look-up by label.
 struct Authentications {
     anonymous: IntCounter,
     api_key: IntCounter,
     jwt: IntCounter,
     certificate: IntCounter,
-    missing: IntCounter,
-    invalid: IntCounter,
 }
 
 /// A caller who may go on, with the place it holds. Only [`Admission::admit`] makes one.
@@ -58,11 +61,9 @@ impl Admission {
             api_key: counter(CallerKind::ApiKey.as_str(), "ok"),
             jwt: counter(CallerKind::Jwt.as_str(), "ok"),
             certificate: counter(CallerKind::Certificate.as_str(), "ok"),
-            missing: counter("none", "missing"),
-            invalid: counter("unknown", "invalid"),
         };
-        let tolls = Tolls::new(buckets, gate, meters);
-        Self { entrance, tolls, limits: conf.limits, authentications }
+        let tolls = Tolls::new(buckets, gate, Arc::clone(&meters));
+        Self { entrance, tolls, limits: conf.limits, authentications, meters }
     }
 
     /// Checks what needs no caller: sizes of the head, how the body is framed, `Host` and `Origin`.
@@ -86,10 +87,16 @@ impl Admission {
         self.tolls.arrive(&self.entrance.in_force().access, Some(Address::of(client)), tally)
     }
 
-    /// Hop 2: who calls, whether the caller's bucket has a token, and a place among the calls in flight.
-    pub(super) fn admit(&self, session: &Session, ctx: &mut Ctx) -> Result<Admitted, Rejection> {
+    /// Hop 2: who calls, whether the caller's bucket has a token, and a place among the calls in flight. `path` is that
+    /// of the door, without what follows at a raw upstream.
+    pub(super) async fn admit(
+        &self,
+        session: &Session,
+        path: &str,
+        ctx: &mut Ctx,
+    ) -> Result<Admitted, Rejection> {
         let in_force = self.entrance.in_force();
-        let caller = self.authenticate(&in_force, &session.req_header().headers)?;
+        let caller = self.authenticate(&in_force, session, path).await?;
         ctx.record.caller = Some(Arc::clone(&caller));
         let held = self.tolls.enter(&in_force.access, &caller, &mut ctx.tally)?;
         Ok(Admitted { caller, held })
@@ -107,30 +114,73 @@ impl Admission {
         self.tolls.pay(&of, &mut admitted.held, tally)
     }
 
+    /// Whether the caller may still have what is open.
+    pub(super) fn standing(
+        &self,
+        fleet: &Arc<Fleet>,
+        admitted: &Admitted,
+        upstream: &Arc<Upstream>,
+    ) -> Standing {
+        Standing::new(&self.entrance, fleet, &admitted.caller, upstream)
+    }
+
     /// A request that goes no further pays for having been looked at.
     pub(super) fn settle(&self, tally: &mut Tally) -> Result<(), Rejection> {
         self.tolls.settle(tally)
     }
 
-    fn authenticate(&self, in_force: &InForce, headers: &HeaderMap) -> Result<Arc<Caller>, Rejection> {
-        match in_force.authenticator.authenticate(headers) {
-            Ok(caller) => {
-                match caller.kind {
-                    CallerKind::Anonymous => self.authentications.anonymous.inc(),
-                    CallerKind::ApiKey => self.authentications.api_key.inc(),
-                    CallerKind::Jwt => self.authentications.jwt.inc(),
-                    CallerKind::Certificate => self.authentications.certificate.inc(),
-                }
-                Ok(caller)
+    async fn authenticate(
+        &self,
+        in_force: &InForce,
+        session: &Session,
+        path: &str,
+    ) -> Result<Arc<Caller>, Rejection> {
+        let request = session.req_header();
+        let connection = Connection::of(session);
+        let public_url = connection.and_then(|connection| connection.listener.public_url.as_ref());
+        let resource = public_url.map(|public_url| Resource { public_url, path });
+        let presented = Presented {
+            headers: &request.headers,
+            // What is in the query of a raw upstream is for the upstream.
+            query: request.uri.query().filter(|_| request.uri.path() == path),
+            certificate: connection.and_then(certificate),
+            resource,
+            kinds: connection.map_or(Kinds::ALL, |connection| connection.listener.kinds),
+        };
+        let result = in_force.authenticator.authenticate(&presented).await;
+        match &result {
+            Ok(caller) => self.authentications.came(caller.kind),
+            Err(error) => {
+                let (method, result) = auth::labels(Err(*error));
+                self.meters.authentications(method, result).inc();
             }
-            Err(AuthError::Missing) => {
-                self.authentications.missing.inc();
-                Err(Rejection::NoCredential)
-            }
-            Err(AuthError::Invalid) => {
-                self.authentications.invalid.inc();
-                Err(Rejection::BadCredential)
-            }
+        }
+        result.map_err(Rejection::Unauthenticated)
+    }
+
+    /// What OAuth clients are told.
+    pub(super) fn resource_server(&self) -> Arc<ResourceServer> {
+        self.entrance.in_force().authenticator.resource_server()
+    }
+}
+
+/// The names in the certificate that the client showed.
+pub(super) fn certificate(connection: &Connection) -> Option<CertificateNames<'_>> {
+    let certificate = connection.certificate.as_ref()?;
+    Some(CertificateNames {
+        subject: &certificate.subject,
+        common_name: certificate.common_name.as_deref(),
+        sans: &certificate.sans,
+    })
+}
+
+impl Authentications {
+    fn came(&self, kind: CallerKind) {
+        match kind {
+            CallerKind::Anonymous => self.anonymous.inc(),
+            CallerKind::ApiKey => self.api_key.inc(),
+            CallerKind::Jwt => self.jwt.inc(),
+            CallerKind::Certificate => self.certificate.inc(),
         }
     }
 }

@@ -271,16 +271,8 @@ impl Families {
                 "Children that ended, by result.",
                 &["server", "result"],
             )?,
-            rubbish: counter(
-                "tollgate_server_rubbish_lines_total",
-                "Lines of a child's output that are no JSON-RPC message.",
-                &["server"],
-            )?,
-            denied: counter(
-                "tollgate_denied_total",
-                "Requests that the rules or a credential's servers deny.",
-                &["server", "reason"],
-            )?,
+            rubbish: counter("tollgate_server_rubbish_lines_total", "Unreadable lines.", &["server"])?,
+            denied: counter("tollgate_denied_total", "Requests denied by rules.", &["server", "reason"])?,
             rate_limited: counter("tollgate_rate_limited_total", "Refusals by limits.", &["scope"])?,
             authentications: counter(
                 "tollgate_auth_requests_total",
