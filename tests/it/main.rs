@@ -15,6 +15,7 @@ mod cors;
 mod credentials;
 mod exchange;
 mod fake;
+mod frames;
 mod gateway;
 mod hardening;
 mod interop;

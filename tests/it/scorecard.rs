@@ -6,6 +6,7 @@
 
 mod bodies;
 mod bombs;
+mod h2;
 mod heads;
 mod json;
 mod jwks;
@@ -14,7 +15,9 @@ mod listed;
 mod mirrored;
 mod payloads;
 mod routes;
+mod sites;
 mod smuggling;
+mod spoofing;
 mod tokens;
 
 use std::io::Write as _;
