@@ -13,7 +13,7 @@ mod sidecar;
 
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -24,7 +24,7 @@ use pingora_proxy::http_proxy;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::auth::Entrance;
+use crate::auth::{self, Entrance};
 use crate::bridge::{Bridge, BridgeError, Observer};
 use crate::catalog::{self, Snapshot};
 use crate::conf::{AuditSink, Conf, Loaded, Sources};
@@ -73,6 +73,9 @@ pub enum StartError {
     /// The session key cannot be used.
     #[error(transparent)]
     Key(#[from] session::KeyError),
+    /// The credentials cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] auth::SetupError),
     /// The bridge cannot be made.
     #[error(transparent)]
     Bridge(#[from] BridgeError),
@@ -145,12 +148,13 @@ fn build(
     let bridge = open_bridge(conf, observer)?;
     let catalog = Arc::new(demo.load(conf)?);
     warn_of(&catalog.warnings);
+    warn_of(&auth::review(conf, &catalog));
     bridge.reconcile(&catalog);
     meters.reloaded(catalog.generation, started.0.elapsed());
     let idle = conf.limits.idle_connections_max;
     let fleet = Arc::new(Fleet::new(catalog, bridge.socket(), idle, Arc::clone(&meters)));
     let hub = Arc::new(Hub::new(Arc::clone(&fleet), sealer, conf.limits));
-    let entrance = Arc::new(Entrance::new(conf.access.clone()));
+    let entrance = Arc::new(Entrance::new(conf.access.clone(), conf.limits.tokens_max)?);
     let buckets = Arc::new(Buckets::new(conf.limits.buckets_max));
     let gate = Gate::new(conf.limits.in_flight_max);
     let phases = Phases::new();
@@ -280,9 +284,13 @@ fn pingora_conf(conf: &Conf) -> ServerConf {
 
 /// The catalog that a run of these settings would start with; for `validate`.
 pub fn check(conf: &Conf, variables: Vec<(String, String)>) -> Result<Snapshot, Mistakes> {
-    let lookup = demo::placeholders(variables);
     match &conf.catalog {
-        Some(path) => catalog::load(path, 1, &lookup),
-        None => demo::built_in(&lookup),
+        Some(path) => check_file(path, variables),
+        None => demo::built_in(&demo::placeholders(variables)),
     }
+}
+
+/// Another catalog, as a run would load it; for `plan`.
+pub fn check_file(path: &Path, variables: Vec<(String, String)>) -> Result<Snapshot, Mistakes> {
+    catalog::load(path, 1, &demo::placeholders(variables))
 }

@@ -1,28 +1,64 @@
 //! Who is calling and what they may use: a credential becomes a [`Caller`], a permission becomes an [`Allowed`].
 //! Not here: how often a caller may call (`limit`); what a refusal looks like (`proxy/rejection`, `control/error`).
 //!
-//! Order, which is all there is: `Authorization` if present, else `X-API-Key`, else nobody. A credential that is
-//! present but bad is final; there is no fall-through to the next kind. A bearer token is first looked up among
-//! the keys, and read as a JSON Web Token only if it is none of them.
+//! Order, which is all there is:
+//! 1. `Authorization`, if present: a bearer token, looked up among the keys, and read as a JSON Web Token only if it is
+//!    none of them.
+//! 2. Else `X-API-Key`, if present.
+//! 3. Else the connection's client certificate, if there is one and certificates are configured.
+//! 4. Else nobody: the anonymous caller with what the configuration grants it, or a refusal.
+//!
+//! A credential that is present but bad is final; there is no fall-through to the next kind, and what stands later in
+//! the list is not looked at beside an earlier one. A credential in the query is never taken for one: alone, it is a bad
+//! one. While nothing at all is configured everybody is anonymous and may use everything; the gateway is then on
+//! loopback only.
+//!
+//! A caller of a kind that the listener does not let in is refused after the credential was found good, so that nobody
+//! learns anything about a bad one.
 
 mod api_key;
+mod certificate;
+mod claims;
 mod credentials;
 mod entrance;
+mod explain;
 mod jwt;
+mod key;
+mod key_source;
+mod metadata;
+mod plan;
 mod policy;
+mod provider;
+mod review;
+mod roster;
+mod standing;
+mod strict;
+mod table;
 
 use std::collections::HashSet;
+use std::future::pending;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use futures_util::future::join_all;
 use http::HeaderMap;
 
-use crate::conf;
-use api_key::ApiKeys;
-use credentials::Credential;
+use crate::{conf, egress};
+use jwt::{Checked, Issuer};
+use standing::Standing;
+use table::Table;
+
+pub use certificate::CertificateNames;
 pub use entrance::{Entrance, InForce};
-use jwt::Tokens;
+pub use explain::{Considered, consider};
+pub use key::KeyError;
+pub use key_source::FileError;
+pub use metadata::{Challenge, Resource, ResourceServer, WELL_KNOWN};
+pub use plan::{Change, Given, plan};
 pub use policy::{Allowed, Demand, Denied, ItemKind, Policy, Rulebook, Sight, Verdict, Why, allow};
+pub use review::review;
+pub use roster::{Known, roster, tokens};
 
 /// Who is calling, after authentication.
 #[derive(Debug, Clone)]
@@ -44,6 +80,7 @@ pub struct Caller {
     /// When the credential stops being good; what is open then ends.
     pub expires: Option<SystemTime>,
     servers: Scope,
+    standing: Standing,
 }
 
 /// How a caller proved who they are.
@@ -72,7 +109,7 @@ impl CallerKind {
 }
 
 /// Servers a caller may use.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Scope {
     All,
     Only(HashSet<Box<str>>),
@@ -113,7 +150,22 @@ impl Caller {
             limit: grant.limit,
             expires: None,
             servers: Scope::new(&grant.servers),
+            standing: Standing::default(),
         }
+    }
+
+    /// Whether the credential is still good at `now`: neither expired nor taken away since.
+    fn stands(&self, now: SystemTime) -> bool {
+        !self.standing.has_ended() && self.expires.is_none_or(|expires| now < expires)
+    }
+
+    /// Whether the other is the same caller with the same permissions. Limits may differ: they act on the next call.
+    fn is_same(&self, other: &Self) -> bool {
+        self.id == other.id
+            && self.scopes == other.scopes
+            && self.groups == other.groups
+            && self.servers == other.servers
+            && self.expires == other.expires
     }
 
     /// Whether the caller may see and use that server.
@@ -130,7 +182,7 @@ impl Caller {
     }
 }
 
-/// Why nobody is authenticated. Both are the client's fault, and final.
+/// Why nobody is authenticated. All but the last are the client's fault, and final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// No credential came.
@@ -139,42 +191,163 @@ pub enum AuthError {
     /// One came that is not good.
     #[error("bad credential")]
     Invalid,
+    /// One came that was good once.
+    #[error("the credential has expired")]
+    Expired,
+    /// One came that is good, but of a kind that the listener does not let in.
+    #[error("credentials of this kind are not taken here")]
+    Kind,
+    /// The keys of the token's issuer could never be read so far. Ours or the issuer's fault; trying again is safe.
+    #[error("the keys of the token's issuer cannot be read")]
+    Unavailable,
 }
 
-/// Everybody who may call.
+impl AuthError {
+    /// What a client is told in a challenge.
+    pub fn challenge(self) -> Challenge<'static> {
+        match self {
+            Self::Missing => Challenge::Missing,
+            Self::Expired => Challenge::Invalid("the credential has expired"),
+            Self::Invalid | Self::Kind | Self::Unavailable => {
+                Challenge::Invalid("the credential is not good here")
+            }
+        }
+    }
+}
+
+/// The labels under which an authentication is counted: method and result.
+pub fn labels(result: Result<&Caller, AuthError>) -> (&'static str, &'static str) {
+    match result {
+        Ok(caller) => (caller.kind.as_str(), "ok"),
+        Err(AuthError::Missing) => ("none", "missing"),
+        Err(AuthError::Invalid) => ("unknown", "invalid"),
+        Err(AuthError::Expired) => ("unknown", "expired"),
+        Err(AuthError::Kind) => ("unknown", "kind"),
+        Err(AuthError::Unavailable) => ("jwt", "unavailable"),
+    }
+}
+
+/// Why the configured credentials cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("keys of issuer {issuer:?}{}: {error}", path.as_ref().map(|path| format!(" in {}", path.display())).unwrap_or_default())]
+pub struct SetupError {
+    issuer: String,
+    path: Option<PathBuf>,
+    #[source]
+    error: FileError,
+}
+
+/// What a request shows of who sent it, and where it came to.
+#[derive(Debug, Clone, Copy)]
+pub struct Presented<'p> {
+    /// Its headers.
+    pub headers: &'p HeaderMap,
+    /// Its query, unless that is somebody else's, as at a raw upstream.
+    pub query: Option<&'p str>,
+    /// The client certificate of its connection.
+    pub certificate: Option<CertificateNames<'p>>,
+    /// The door, if the listener has a public address. `None` fits no token whose issuer has no audience of its own.
+    pub resource: Option<Resource<'p>>,
+    /// Kinds of callers that the listener lets in.
+    pub kinds: conf::Kinds,
+}
+
+impl<'p> Presented<'p> {
+    /// A request that shows its headers only, and came to a place that lets everybody in.
+    pub fn headers(headers: &'p HeaderMap) -> Self {
+        Self { headers, query: None, certificate: None, resource: None, kinds: conf::Kinds::ALL }
+    }
+}
+
+/// Everybody who may call, as the configuration has it at one time.
 #[derive(Debug)]
 pub struct Authenticator {
-    keys: ApiKeys,
-    tokens: Option<Tokens>,
-    /// Who calls without a credential; `None` once any credential is configured.
-    anonymous: Option<Arc<Caller>>,
+    table: Table,
+    tokens_max: usize,
+    cool_down: Duration,
+    client: Arc<egress::Client>,
 }
 
 impl Authenticator {
-    /// Builds the tables from checked configuration.
-    pub fn new(auth: &conf::Auth) -> Self {
-        let all = conf::Grant { servers: vec!["*".into()], ..conf::Grant::default() };
-        let anonymous = Caller::new(CallerKind::Anonymous, None, "anonymous", &all);
-        Self {
-            keys: ApiKeys::new(&auth.keys),
-            tokens: auth.issuers.first().map(Tokens::new),
-            anonymous: (!auth.is_configured()).then(|| Arc::new(anonymous)),
+    /// Builds the tables from checked configuration and reads the files it names. At most `tokens_max` verified tokens
+    /// are remembered.
+    pub fn new(access: &conf::Access, tokens_max: usize) -> Result<Self, SetupError> {
+        Self::with_cool_down(access, tokens_max, key_source::COOL_DOWN)
+    }
+
+    fn with_cool_down(
+        access: &conf::Access,
+        tokens_max: usize,
+        cool_down: Duration,
+    ) -> Result<Self, SetupError> {
+        let table = Table::new(access, tokens_max, cool_down, None)?;
+        Ok(Self { table, tokens_max, cool_down, client: Arc::default() })
+    }
+
+    /// The same for a changed configuration. What is configured as before goes on: key sets of issuers, and the
+    /// standing of callers who are already in.
+    fn successor(&self, access: &conf::Access) -> Result<Self, SetupError> {
+        let table = Table::new(access, self.tokens_max, self.cool_down, Some(&self.table))?;
+        Ok(Self { table, client: Arc::clone(&self.client), ..*self })
+    }
+
+    /// Callers whose credential `next` does not have, or has for something else, do not stand any longer.
+    fn give_way_to(&self, next: &Self) {
+        self.table.give_way_to(&next.table);
+    }
+
+    /// Who sent this. Waits only for a token whose key is unknown, while its issuer is asked for new keys.
+    pub async fn authenticate(&self, presented: &Presented<'_>) -> Result<Arc<Caller>, AuthError> {
+        // Boxed, so that the future of every other request stays small.
+        let checked = match self.check(presented) {
+            Checked::Done(done) => done,
+            Checked::UnknownKey(issuer) => Box::pin(self.ask(&issuer, presented)).await,
+        };
+        let caller = checked?;
+        let kinds = &presented.kinds;
+        let let_in = match caller.kind {
+            CallerKind::Anonymous => kinds.anonymous,
+            CallerKind::ApiKey => kinds.api_key,
+            CallerKind::Jwt => kinds.jwt,
+            CallerKind::Certificate => kinds.certificate,
+        };
+        match caller.kind {
+            _ if let_in => Ok(caller),
+            CallerKind::Anonymous => Err(AuthError::Missing),
+            CallerKind::ApiKey | CallerKind::Jwt | CallerKind::Certificate => Err(AuthError::Kind),
         }
     }
 
-    /// Who sent these headers.
-    pub fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Caller>, AuthError> {
-        if let Some(anonymous) = &self.anonymous {
-            return Ok(Arc::clone(anonymous));
+    fn check(&self, presented: &Presented<'_>) -> Checked {
+        self.table.check(presented, SystemTime::now())
+    }
+
+    async fn ask(&self, issuer: &Issuer, presented: &Presented<'_>) -> Result<Arc<Caller>, AuthError> {
+        if let Some(asked) = issuer.keys.ask() {
+            asked.wait().await;
         }
-        match credentials::find(headers)? {
-            Credential::Bearer(token) => self
-                .keys
-                .find(token)
-                .or_else(|| self.tokens.as_ref()?.verify(token).map(Arc::new))
-                .ok_or(AuthError::Invalid),
-            Credential::ApiKey(key) => self.keys.find(key).ok_or(AuthError::Invalid),
+        match self.check(presented) {
+            Checked::Done(done) => done,
+            Checked::UnknownKey(issuer) if issuer.keys.are_loaded() => Err(AuthError::Invalid),
+            Checked::UnknownKey(_) => Err(AuthError::Unavailable),
         }
+    }
+
+    /// Whether the credential that `caller` came in with is still good: what is open for one that is not has to end.
+    pub fn stands(&self, caller: &Caller) -> bool {
+        caller.stands(SystemTime::now())
+    }
+
+    /// What OAuth clients are told.
+    pub fn resource_server(&self) -> Arc<ResourceServer> {
+        Arc::clone(&self.table.resource_server)
+    }
+
+    /// Reads issuers' keys again when it is time, for ever.
+    async fn keep_keys(&self) {
+        let issuers = self.table.tokens.issuers().iter();
+        join_all(issuers.map(|issuer| issuer.keys.keep(issuer.name(), &self.client))).await;
+        pending().await
     }
 }
 

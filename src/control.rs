@@ -19,11 +19,12 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
+use http::{HeaderMap, Uri};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::auth::{AuthError, Caller, Entrance};
+use crate::auth::{self, Caller, Entrance, InForce, Presented};
 use crate::bridge::Bridge;
 use crate::conf::Limit;
 use crate::hub::Hub;
@@ -173,17 +174,10 @@ impl Control {
 /// Authenticates a request and takes a token from its caller's bucket.
 async fn admit(State(control): Shared, mut request: Request, next: Next) -> Response {
     let in_force = Arc::clone(&control.entrance.in_force());
-    let caller = match in_force.authenticator.authenticate(request.headers()) {
+    let caller = match authenticate(&control, &in_force, request.headers(), request.uri()).await {
         Ok(caller) => caller,
-        Err(error) => {
-            match error {
-                AuthError::Missing => control.meters.authentications("none", "missing").inc(),
-                AuthError::Invalid => control.meters.authentications("unknown", "invalid").inc(),
-            }
-            return ControlError::from(error).into_response();
-        }
+        Err(refusal) => return refusal.into_response(),
     };
-    control.meters.authentications(caller.kind.as_str(), "ok").inc();
     let decision = match control.take(&caller, in_force.access.limit) {
         Ok(decision) => decision,
         Err(decision) => {
@@ -198,6 +192,22 @@ async fn admit(State(control): Shared, mut request: Request, next: Next) -> Resp
         error::rate_headers(response.headers_mut(), decision);
     }
     response
+}
+
+async fn authenticate(
+    control: &Control,
+    in_force: &InForce,
+    headers: &HeaderMap,
+    uri: &Uri,
+) -> Result<Arc<Caller>, ControlError> {
+    let presented = Presented { query: uri.query(), ..Presented::headers(headers) };
+    let result = in_force.authenticator.authenticate(&presented).await;
+    let (method, result_name) = auth::labels(result.as_deref().map_err(|error| *error));
+    control.meters.authentications(method, result_name).inc();
+    result.map_err(|error| ControlError::Unauthenticated {
+        error,
+        challenge: in_force.authenticator.resource_server().challenge(None, error.challenge()),
+    })
 }
 
 /// The caller that `admit` found.

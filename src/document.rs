@@ -4,6 +4,7 @@
 //! The order of work is parse, expand, decode, check. Each step reports into the same [`Report`] and goes on, so
 //! that one run shows every mistake of a file. JSON needs no code of its own: YAML 1.2 contains it.
 
+mod conceal;
 mod decode;
 mod expand;
 mod fields;

@@ -24,7 +24,7 @@
 //!
 //! ```text arrows
 //! main      -> command
-//! command   -> app catalog conf control document proxy sample
+//! command   -> app auth catalog conf control document hub mcp proxy sample
 //! app       -> auth bridge catalog conf control document hub limit listener proxy sample session telemetry upstream
 //! proxy     -> auth catalog conf hub limit listener mcp reply telemetry upstream
 //! control   -> auth bridge catalog conf document hub limit telemetry upstream
@@ -33,7 +33,7 @@
 //! bridge    -> catalog conf mcp
 //! sample    -> mcp
 //! session   -> conf
-//! auth      -> catalog conf
+//! auth      -> catalog conf document egress
 //! limit     -> conf
 //! listener  -> conf telemetry
 //! telemetry -> conf mcp
@@ -63,6 +63,7 @@
 //!
 //! ```text spawns
 //! src/app.rs — a thread for the access log, and one for an audit log in a file — `AccessLog::close`
+//! src/auth/key_source.rs — a blocking look at a file with an issuer's keys — itself; awaited at once
 //! src/bridge/serve.rs — a task for each connection of the bridge's socket — its client, or the end of `serve`
 //! src/bridge/slot.rs — a task for each child — the child's end; `Bridge::stop_all` asks for it
 //! src/bridge/spawn.rs — a child, in a process group of its own — `Process::end`

@@ -7,14 +7,18 @@
 
 mod admit;
 mod body;
+mod client;
+mod cors;
 mod door;
 mod exchange;
 mod forward;
 mod framing;
 mod headers;
+mod names;
 mod record;
 mod rejection;
 mod route;
+mod standing;
 mod toll;
 mod write;
 
@@ -23,6 +27,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
@@ -39,6 +45,7 @@ use crate::conf::Limits;
 use crate::hub::Hub;
 use crate::limit::Decision;
 use crate::listener::Connection;
+use body::Pace;
 use door::Door;
 use forward::Forward;
 use record::Record;
@@ -68,6 +75,39 @@ impl Proxy {
         Self { hub, admission, forwarding, recorder, limits, draining }
     }
 
+    /// Finds the client's address and the door, and checks what needs no caller.
+    fn arrive(&self, session: &Session, ctx: &mut Ctx) -> Result<(Door, Inspected)> {
+        // Every connection comes from a listener of ours.
+        let connection = Connection::of(session).ok_or_else(|| Error::new(ErrorType::InternalError))?;
+        let request = session.req_header();
+        ctx.record.client = Some(client::address(connection, &request.headers));
+        let door = Door::find(request).open_to(&connection.listener.doors, request.uri.path());
+        ctx.record.door = door.name();
+        let inspected = self.look_at_head(connection, request, ctx, &door);
+        if inspected.is_ok() && door.is_for_pages() {
+            ctx.origin = cors::origin(&request.headers);
+        }
+        Ok((door, inspected))
+    }
+
+    /// What can be refused before anybody looks at the body or at a credential.
+    fn look_at_head(
+        &self,
+        connection: &Connection,
+        request: &RequestHeader,
+        ctx: &mut Ctx,
+        door: &Door,
+    ) -> Inspected {
+        let address = ctx.record.client.unwrap_or(connection.peer.ip());
+        client::check(connection, address)?;
+        if !door.is_probe(request) {
+            self.admission.arrive(address, &mut ctx.tally)?;
+        }
+        self.admission.inspect(&connection.listener, request)?;
+        // The control plane asks for the caller's token itself.
+        if matches!(door, Door::Control) { self.admission.settle(&mut ctx.tally) } else { Ok(()) }
+    }
+
     /// Ends open streams and asks clients to reconnect elsewhere once `draining` turns true.
     pub fn drain_on(mut self, draining: watch::Receiver<bool>) -> Self {
         self.draining = draining;
@@ -75,17 +115,8 @@ impl Proxy {
     }
 }
 
-impl Proxy {
-    /// What can be refused before anybody looks at the body or at a credential.
-    fn look_at_head(&self, session: &Session, ctx: &mut Ctx, door: &Door) -> Result<(), Rejection> {
-        if !door.is_probe(session.req_header()) {
-            self.admission.arrive(session, &mut ctx.tally)?;
-        }
-        self.admission.inspect(session.req_header())?;
-        // The control plane asks for the caller's token itself.
-        if matches!(door, Door::Control) { self.admission.settle(&mut ctx.tally) } else { Ok(()) }
-    }
-}
+/// Whether a request may go on to its door.
+type Inspected = std::result::Result<(), Rejection>;
 
 /// What one request carries from phase to phase.
 pub struct Ctx {
@@ -95,6 +126,10 @@ pub struct Ctx {
     tally: Tally,
     broken: AtomicBool,
     write_timeout: Duration,
+    /// The pace of a forwarded body, from its first piece on.
+    pace: Option<Pace>,
+    /// The page that may read the answer.
+    origin: Option<HeaderValue>,
 }
 
 /// How far a request has come. An MCP exchange needs no stage: its values are locals of `request_filter`.
@@ -115,6 +150,8 @@ impl ProxyHttp for Proxy {
             tally: Tally::default(),
             broken: AtomicBool::new(false),
             write_timeout: self.limits.write_timeout,
+            pace: None,
+            origin: None,
         }
     }
 
@@ -131,6 +168,10 @@ impl ProxyHttp for Proxy {
         let kept = !draining && session.get_keepalive().is_some();
         session.set_keepalive(kept.then_some(self.limits.keepalive.as_secs()));
         session.set_total_drain_timeout(Some(Duration::from_secs(5)));
+        if session.is_http2() {
+            // One stream of many can be left unread while the connection itself is not.
+            session.set_write_timeout(Some(self.limits.write_timeout));
+        }
         ctx.record.arrived(session);
         Ok(())
     }
@@ -138,10 +179,9 @@ impl ProxyHttp for Proxy {
     /// Hop 1: one snapshot for the whole request, and the door that its path leads to.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
         let view = self.hub.fleet().view().clone();
-        let door = Door::find(session.req_header());
-        ctx.record.door = door.name();
+        let (door, inspected) = self.arrive(session, ctx)?;
         let style = door.style();
-        let refused = match self.look_at_head(session, ctx, &door) {
+        let refused = match inspected {
             Err(rejection) => Some(rejection),
             Ok(()) => match door {
                 Door::Server { id } => exchange::at_server(self, session, ctx, &view, &id).await.err(),
@@ -162,7 +202,13 @@ impl ProxyHttp for Proxy {
                         Err(rejection) => Some(rejection),
                     }
                 }
-                Door::Wrong { allow } => Some(Rejection::WrongMethod { allow }),
+                Door::Wrong { allow } => match cors::preflight(session.req_header(), allow) {
+                    Some(reply) => {
+                        write::reply(session, ctx, reply, None).await;
+                        None
+                    }
+                    None => Some(Rejection::WrongMethod { allow }),
+                },
                 Door::None => Some(Rejection::NoDoor),
             },
         };
@@ -190,22 +236,44 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         upstream_request: &mut RequestHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        match &ctx.stage {
-            Stage::Forwarding(forward) => forward.prepare(upstream_request, ctx.record.request_id()),
-            Stage::Arrived | Stage::Answered => Ok(()),
+        match (&ctx.stage, Connection::of(session)) {
+            (Stage::Forwarding(forward), Some(connection)) => {
+                forward.prepare(upstream_request, connection, &ctx.record)
+            }
+            _ => Err(Error::new(ErrorType::InternalError)),
         }
+    }
+
+    /// The pace of a body that nobody here reads. Pingora's own timeout sees to one that stops altogether.
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        _body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        let pace = *ctx.pace.get_or_insert_with(|| Pace::new(&self.limits));
+        // An upgraded connection has no pace.
+        if session.was_upgraded() || pace.is_kept(session.body_bytes_read()) {
+            return Ok(());
+        }
+        Error::e_explain(ErrorType::HTTPStatus(StatusCode::REQUEST_TIMEOUT.as_u16()), "a slow body")
     }
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut pingora_http::ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            // From here on either side may be silent for as long as it likes.
+            session.set_read_timeout(None);
+        }
         response.insert_header(headers::REQUEST_ID, ctx.record.request_id())?;
         if let Stage::Forwarding(forward) = &ctx.stage {
             forward.clean(response);
@@ -236,7 +304,8 @@ impl ProxyHttp for Proxy {
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
         let client_left = error.esource() == &pingora_core::ErrorSource::Downstream;
         if session.response_written().is_none() && !client_left {
-            let rejection = Rejection::ForwardFailed;
+            let slow = error.etype() == &ErrorType::HTTPStatus(StatusCode::REQUEST_TIMEOUT.as_u16());
+            let rejection = if slow { Rejection::BodyTooSlow } else { Rejection::ForwardFailed };
             let _ = write::refuse(session, ctx, &rejection, rejection::Style::Plain).await;
         } else {
             ctx.record.client_gone();

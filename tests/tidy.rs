@@ -27,8 +27,7 @@ const FUNCTION_LINES_MAX: usize = 70;
 const LONG_FILES: &[(&str, usize)] = &[];
 /// Functions that are longer (`file name`), with their length. May only shrink.
 const LONG_FUNCTIONS: &[(&str, usize)] = &[
-    // Tables: one row for each rejection, one for each metric.
-    ("src/proxy/rejection.rs row", 72),
+    // A table: one row for each metric.
     ("src/telemetry/metrics.rs new", 108),
 ];
 

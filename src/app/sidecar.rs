@@ -55,6 +55,7 @@ impl BackgroundService for Sidecar {
             self.watch_settings(),
             self.reload_on_signal(),
             self.control.hub.fleet().watch_health(self.stopping.clone()),
+            self.control.entrance.keep_keys(self.stopping.clone()),
             serve_samples(samples, self.stopping.clone()),
         );
     }

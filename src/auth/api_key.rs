@@ -4,13 +4,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq as _;
 
+use super::table::{Digest, carry_on, digest_of, end_unless_kept};
 use super::{Caller, CallerKind};
 use crate::conf::{self, KeyMaterial};
-
-type Digest = [u8; 32];
 
 /// The configured keys. Only digests are kept: a look-up's timing depends on the digest of what came, which says
 /// nothing about the keys there are.
@@ -18,34 +16,39 @@ type Digest = [u8; 32];
 pub(super) struct ApiKeys(HashMap<u64, Vec<(Digest, Arc<Caller>)>>);
 
 impl ApiKeys {
-    pub(super) fn new(keys: &[conf::ApiKey]) -> Self {
-        let mut table: HashMap<u64, Vec<(Digest, Arc<Caller>)>> = HashMap::new();
+    /// Callers whose key is configured as it was before go on with it.
+    pub(super) fn new(keys: &[conf::ApiKey], before: Option<&Self>) -> Self {
+        let mut table: HashMap<u64, Vec<(Digest, Arc<Caller>)>> = HashMap::with_capacity(keys.len());
         for key in keys {
             let digest = match &key.key {
                 KeyMaterial::Plain(key) => digest_of(key.expose()),
                 KeyMaterial::Sha256(digest) => *digest,
             };
-            let caller = Caller::new(CallerKind::ApiKey, None, &key.name, &key.grant);
+            let mut caller = Caller::new(CallerKind::ApiKey, None, &key.name, &key.grant);
+            caller.expires = key.expires;
+            carry_on(&mut caller, before.and_then(|before| before.by_digest(&digest)));
             table.entry(head(&digest)).or_default().push((digest, Arc::new(caller)));
         }
         Self(table)
     }
 
-    pub(super) fn find(&self, key: &str) -> Option<Arc<Caller>> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let digest = digest_of(key);
-        let candidates = self.0.get(&head(&digest))?;
-        let found = candidates.iter().find(|(known, _)| bool::from(known.ct_eq(&digest)));
-        found.map(|(_, caller)| Arc::clone(caller))
+    /// The holder of the key whose SHA-256 is `digest`, expired or not.
+    pub(super) fn find(&self, digest: &Digest) -> Option<Arc<Caller>> {
+        self.by_digest(digest).map(Arc::clone)
     }
-}
 
-fn digest_of(key: &str) -> Digest {
-    let mut bytes = [0u8; 32];
-    bytes.copy_from_slice(digest(&SHA256, key.as_bytes()).as_ref());
-    bytes
+    /// Ends callers that `next` does not have in the same form.
+    pub(super) fn end_those_missing_in(&self, next: &Self) {
+        for (digest, caller) in self.0.values().flatten() {
+            end_unless_kept(caller, next.by_digest(digest));
+        }
+    }
+
+    fn by_digest(&self, digest: &Digest) -> Option<&Arc<Caller>> {
+        let candidates = self.0.get(&head(digest))?;
+        let found = candidates.iter().find(|(known, _)| bool::from(known.ct_eq(digest)));
+        found.map(|(_, caller)| caller)
+    }
 }
 
 fn head(digest: &Digest) -> u64 {

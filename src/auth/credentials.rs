@@ -9,6 +9,9 @@ use super::AuthError;
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// A token longer than this is refused unread (RFC 8725 section 3 asks for bounds; ours is 8 KiB).
 const CREDENTIAL_BYTES_MAX: usize = 8 * 1024;
+/// Where others take a credential from the query. Addresses are logged and passed on, so a credential in one has been
+/// given away already (2025-11-25/basic/authorization, "Access Token Usage"; RFC 9700 section 4.3.2).
+const IN_QUERY: [&str; 4] = ["access_token", "api_key", "apikey", "api-key"];
 
 /// A credential as it came.
 pub(super) enum Credential<'h> {
@@ -18,7 +21,7 @@ pub(super) enum Credential<'h> {
     ApiKey(&'h str),
 }
 
-/// The credential of a request: the first kind that is present, and no other.
+/// The credential in a request's headers: the first kind that is present, and no other.
 pub(super) fn find(headers: &HeaderMap) -> Result<Credential<'_>, AuthError> {
     if headers.contains_key(header::AUTHORIZATION) {
         let value = only(headers, &header::AUTHORIZATION)?;
@@ -32,6 +35,12 @@ pub(super) fn find(headers: &HeaderMap) -> Result<Credential<'_>, AuthError> {
         return only(headers, &X_API_KEY).map(|key| Credential::ApiKey(key.trim()));
     }
     Err(AuthError::Missing)
+}
+
+/// Whether the query has what looks like a credential. It is never taken for one.
+pub(super) fn is_in_query(query: &str) -> bool {
+    let names = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
+    names.into_iter().any(|name| IN_QUERY.iter().any(|known| name.eq_ignore_ascii_case(known)))
 }
 
 /// The one value of a header: two are a bad credential, since readers differ in which they take.

@@ -1,137 +1,353 @@
-//! JSON Web Tokens signed with HS256, checked as RFC 8725 asks.
-//! Not here: tokens of issuers with public keys; the algorithm is pinned, so none of theirs is ever tried.
+//! JSON Web Tokens, checked as RFC 8725 and RFC 9068 ask, and the verified ones remembered.
+//! Not here: keys (`key`, `key_source`), signatures (`provider`), what the claims say about the bearer (`claims`).
+//!
+//! The token names its issuer, and from there on only that issuer's keys, algorithms and audiences count. Of the
+//! header only `alg`, `kid` and `typ` are used, each to choose among what the configuration allows; keys that a token
+//! brings along or points to (`jwk`, `jku`, `x5c`, `x5u`) are never looked at. `nbf` is checked when it is there, and
+//! not demanded: the common providers leave it out, and a token without it is simply valid at once.
 
-use std::sync::Once;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::Validation;
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::signature::{Error as SignatureError, Signer, Verifier};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Validation};
-use ring::hmac;
-use serde::Deserialize;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
 
-use super::{Caller, CallerKind};
-use crate::conf;
+use super::key::{Candidates, Key, library_name};
+use super::key_source::{FileError, Keys};
+use super::table::Digest;
+use super::{AuthError, Caller, Resource, claims, provider, strict};
+use crate::conf::{self, Algorithm};
 
-/// Clocks of issuer and gateway may differ by this much, in seconds.
-const LEEWAY_SECS: u64 = 30;
+/// A key's name only selects one; RFC 7515 sets no bound.
+const KID_BYTES_MAX: usize = 256;
+/// The end of the year 9999, in seconds: later times are none that calendars can write.
+const TIME_SECS_MAX: f64 = 253_402_300_799.0;
 
-/// Checks tokens of one issuer.
+/// Checks tokens.
+#[derive(Debug)]
 pub(super) struct Tokens {
-    key: DecodingKey,
-    validation: Validation,
-    issuer: Option<String>,
-    grant: conf::Grant,
+    issuers: Vec<Arc<Issuer>>,
+    by_name: HashMap<String, usize>,
+    /// The issuer of the old form without a name: it takes tokens that no other issuer claims.
+    nameless: Option<usize>,
+    classes: BTreeMap<String, conf::Limit>,
+    verified: Option<Cache<Digest, Arc<Verified>, Size>>,
 }
 
-impl std::fmt::Debug for Tokens {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokens").finish_non_exhaustive()
+/// One issuer and its keys.
+#[derive(Debug)]
+pub(super) struct Issuer {
+    conf: conf::Issuer,
+    validation: Validation,
+    pub(super) keys: Keys,
+}
+
+/// A token whose signature and claims were found good.
+#[derive(Debug)]
+struct Verified {
+    caller: Arc<Caller>,
+    audiences: Box<[Box<str>]>,
+    issuer: Arc<Issuer>,
+    bytes: usize,
+}
+
+/// What came out.
+pub(super) enum Checked {
+    Done(Result<Arc<Caller>, AuthError>),
+    /// The issuer may know a key that we do not.
+    UnknownKey(Arc<Issuer>),
+}
+
+/// A remembered token weighs one for each KiB that it has: what is kept of it grows with what is in it.
+#[derive(Debug, Clone)]
+struct Size;
+
+impl Weighter<Digest, Arc<Verified>> for Size {
+    fn weight(&self, _: &Digest, verified: &Arc<Verified>) -> u64 {
+        verified.bytes.div_ceil(1024) as u64
     }
 }
 
-/// The claims we act on; `exp`, `nbf`, `iss` and `aud` are checked by the library.
-#[derive(Deserialize)]
-struct Claims {
-    sub: String,
-    #[serde(default)]
-    servers: Option<Servers>,
-}
-
-/// A list, or words separated by spaces as in `scope`.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Servers {
-    List(Vec<String>),
-    Words(String),
-}
-
-impl Tokens {
-    pub(super) fn new(jwt: &conf::Issuer) -> Self {
-        install_provider();
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.leeway = LEEWAY_SECS;
+impl Issuer {
+    fn new(conf: &conf::Issuer, cool_down: Duration) -> Result<Self, FileError> {
+        let algorithms: Vec<_> = conf.algorithms.iter().map(|algorithm| library_name(*algorithm)).collect();
+        let mut validation = Validation::default();
+        validation.algorithms = algorithms;
+        validation.leeway = conf.leeway.as_secs();
         validation.validate_nbf = true;
+        // Audiences depend on the door, so they are compared for each request.
+        validation.validate_aud = false;
         let mut required = vec!["exp", "sub"];
-        match jwt.audiences.first() {
-            Some(audience) => {
-                validation.set_audience(&[audience]);
-                required.push("aud");
-            }
-            None => validation.validate_aud = false,
+        if conf.audience_required {
+            required.push("aud");
         }
-        if let Some(issuer) = &jwt.issuer {
+        if let Some(issuer) = &conf.issuer {
             validation.set_issuer(&[issuer]);
             required.push("iss");
         }
         validation.set_required_spec_claims(&required);
-        let secret = match &jwt.keys {
-            conf::IssuerKeys::Secret(secret) => secret.expose().as_bytes(),
-            _ => &[],
-        };
-        let key = DecodingKey::from_secret(secret);
-        Self { key, validation, issuer: jwt.issuer.clone(), grant: jwt.grant.clone() }
+        Ok(Self { conf: conf.clone(), validation, keys: Keys::new(&conf.keys, cool_down)? })
     }
 
-    pub(super) fn verify(&self, token: &str) -> Option<Caller> {
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation).ok()?.claims;
-        if claims.sub.is_empty() || claims.sub.len() > 256 {
+    /// Its name, for logs.
+    pub(super) fn name(&self) -> &str {
+        self.conf.issuer.as_deref().unwrap_or("without a name")
+    }
+
+    /// Whether one of a token's audiences is ours.
+    fn is_meant(&self, audiences: &[Box<str>], resource: Option<Resource<'_>>) -> bool {
+        if !self.conf.audience_required {
+            return true;
+        }
+        let listed = |audience: &str| {
+            let same = |known: &String| without_slash(known) == without_slash(audience);
+            self.conf.audiences.iter().any(same)
+        };
+        if self.conf.audiences.is_empty() {
+            audiences.iter().any(|audience| resource.is_some_and(|resource| resource.is_named_by(audience)))
+        } else {
+            audiences.iter().any(|audience| listed(audience))
+        }
+    }
+}
+
+/// Some clients append a slash to a resource's address.
+pub(super) fn without_slash(address: &str) -> &str {
+    address.strip_suffix('/').unwrap_or(address)
+}
+
+impl Tokens {
+    /// Issuers that were there before keep their keys; the memory of tokens begins anew.
+    pub(super) fn new(
+        access: &conf::Access,
+        tokens_max: usize,
+        cool_down: Duration,
+        before: Option<&Self>,
+    ) -> Result<Self, (String, FileError)> {
+        provider::install();
+        let mut issuers = Vec::new();
+        for conf in &access.auth.issuers {
+            let known = before.and_then(|before| before.issuers.iter().find(|known| known.conf == *conf));
+            issuers.push(match known {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(
+                    Issuer::new(conf, cool_down)
+                        .map_err(|error| (conf.issuer.clone().unwrap_or_default(), error))?,
+                ),
+            });
+        }
+        let named = issuers.iter().enumerate();
+        let by_name = named.filter_map(|(at, issuer)| Some((issuer.conf.issuer.clone()?, at))).collect();
+        let nameless = issuers.iter().position(|issuer| issuer.conf.issuer.is_none());
+        let verified = (!issuers.is_empty() && tokens_max > 0)
+            .then(|| Cache::with_weighter(tokens_max.min(1024), tokens_max as u64, Size));
+        Ok(Self { issuers, by_name, nameless, classes: access.classes.clone(), verified })
+    }
+
+    pub(super) fn issuers(&self) -> &[Arc<Issuer>] {
+        &self.issuers
+    }
+
+    /// Ends the keys of issuers that `next` does not have.
+    pub(super) fn end_those_missing_in(&self, next: &Self) {
+        let gone = |issuer: &&Arc<Issuer>| !next.issuers.iter().any(|kept| Arc::ptr_eq(kept, issuer));
+        self.issuers.iter().filter(gone).for_each(|issuer| issuer.keys.end());
+    }
+
+    /// Checks `token`, whose SHA-256 is `digest`, at the door `resource`.
+    pub(super) fn check(
+        &self,
+        token: &str,
+        digest: &Digest,
+        resource: Option<Resource<'_>>,
+        now: SystemTime,
+    ) -> Checked {
+        if self.issuers.is_empty() {
+            return Checked::Done(Err(AuthError::Invalid));
+        }
+        let verified = match self.remembered(digest, now) {
+            Some(verified) => verified,
+            None => match self.verify(token) {
+                Ok(verified) => self.remember(*digest, verified),
+                Err(Fault::Bad) => return Checked::Done(Err(AuthError::Invalid)),
+                Err(Fault::Expired) => return Checked::Done(Err(AuthError::Expired)),
+                Err(Fault::UnknownKey(issuer)) => return Checked::UnknownKey(issuer),
+            },
+        };
+        let meant = verified.issuer.is_meant(&verified.audiences, resource);
+        Checked::Done(meant.then(|| Arc::clone(&verified.caller)).ok_or(AuthError::Invalid))
+    }
+
+    fn remember(&self, digest: Digest, verified: Verified) -> Arc<Verified> {
+        let verified = Arc::new(verified);
+        if let Some(cache) = &self.verified {
+            cache.insert(digest, Arc::clone(&verified));
+        }
+        verified
+    }
+
+    /// A token that was good, unless its time or its key's has come since.
+    fn remembered(&self, digest: &Digest, now: SystemTime) -> Option<Arc<Verified>> {
+        let cache = self.verified.as_ref()?;
+        let verified = cache.get(digest)?;
+        if verified.caller.stands(now) {
+            return Some(verified);
+        }
+        cache.remove(digest);
+        None
+    }
+
+    fn verify(&self, token: &str) -> Result<Verified, Fault> {
+        let (head, payload) = parts(token).ok_or(Fault::Bad)?;
+        let head = Head::read(&strict_part(head).ok_or(Fault::Bad)?).ok_or(Fault::Bad)?;
+        let claims = strict_part(payload).ok_or(Fault::Bad)?;
+        let issuer = self.issuer_of(&claims).ok_or(Fault::Bad)?;
+        // `cnf` binds a token to a key that nobody has shown here (RFC 7800): as a plain bearer it is worth nothing.
+        let other = claims.contains_key("cnf") || !head.access && is_id_token(&claims);
+        if other || !issuer.conf.algorithms.contains(&head.algorithm) {
+            return Err(Fault::Bad);
+        }
+        let set = issuer.keys.set();
+        let key = match set.candidates(head.key.as_deref(), head.algorithm) {
+            Candidates::Named(key) => {
+                is_signed_by(key, token, &issuer.validation)?.then_some(key).ok_or(Fault::Bad)?
+            }
+            Candidates::Unnamed(keys) => {
+                let mut found = None;
+                for key in keys {
+                    if is_signed_by(key, token, &issuer.validation)? {
+                        found = Some(key);
+                        break;
+                    }
+                }
+                found.ok_or_else(|| Fault::UnknownKey(Arc::clone(issuer)))?
+            }
+        };
+        let ends = end(&claims).ok_or(Fault::Bad)? + issuer.conf.leeway;
+        let audiences = audiences(&claims, issuer.conf.audience_required).ok_or(Fault::Bad)?;
+        let mut caller = claims::caller(&claims, &issuer.conf, &self.classes).ok_or(Fault::Bad)?;
+        caller.expires = Some(ends);
+        caller.standing = key.standing.clone();
+        let issuer = Arc::clone(issuer);
+        Ok(Verified { caller: Arc::new(caller), audiences, issuer, bytes: token.len() })
+    }
+
+    /// The issuer that the token names. Its word is not believed yet.
+    fn issuer_of(&self, claims: &Map<String, Value>) -> Option<&Arc<Issuer>> {
+        let named =
+            claims.get("iss").and_then(Value::as_str).and_then(|name| self.by_name.get(name).copied());
+        self.issuers.get(named.or(self.nameless)?)
+    }
+}
+
+/// What is wrong with a token.
+enum Fault {
+    Bad,
+    Expired,
+    UnknownKey(Arc<Issuer>),
+}
+
+/// Header and payload of a token in compact form. Five parts would be an encrypted one, which is none of ours.
+fn parts(token: &str) -> Option<(&str, &str)> {
+    let mut parts = token.split('.');
+    match (parts.next()?, parts.next()?, parts.next()?, parts.next()) {
+        (head, payload, signature, None) if !signature.is_empty() => Some((head, payload)),
+        _ => None,
+    }
+}
+
+fn strict_part(part: &str) -> Option<Map<String, Value>> {
+    strict::object(&URL_SAFE_NO_PAD.decode(part).ok()?)
+}
+
+/// What we use of a token's header.
+struct Head {
+    algorithm: Algorithm,
+    key: Option<String>,
+    /// Whether it says that it is an access token (RFC 9068 section 2.1).
+    access: bool,
+}
+
+impl Head {
+    fn read(head: &Map<String, Value>) -> Option<Self> {
+        let algorithm = match head.get("alg")?.as_str()? {
+            "HS256" => Algorithm::Hs256,
+            "HS384" => Algorithm::Hs384,
+            "HS512" => Algorithm::Hs512,
+            "RS256" => Algorithm::Rs256,
+            "RS384" => Algorithm::Rs384,
+            "RS512" => Algorithm::Rs512,
+            "PS256" => Algorithm::Ps256,
+            "PS384" => Algorithm::Ps384,
+            "PS512" => Algorithm::Ps512,
+            "ES256" => Algorithm::Es256,
+            "ES384" => Algorithm::Es384,
+            "EdDSA" => Algorithm::EdDsa,
+            _ => return None,
+        };
+        // We understand no extension that could be critical (RFC 7515 section 4.1.11), no unencoded payload (RFC 7797),
+        // no encryption and no compression.
+        if ["crit", "b64", "enc", "zip"].iter().any(|name| head.contains_key(*name)) {
             return None;
         }
-        let mut grant = self.grant.clone();
-        match claims.servers {
-            Some(Servers::List(names)) => grant.servers = names,
-            Some(Servers::Words(words)) => grant.servers = words.split(' ').map(str::to_owned).collect(),
-            None => {}
-        }
-        Some(Caller::new(CallerKind::Jwt, self.issuer.as_deref(), &claims.sub, &grant))
+        let key = match head.get("kid") {
+            None => None,
+            Some(Value::String(key)) if key.len() <= KID_BYTES_MAX => Some(key.clone()),
+            Some(_) => return None,
+        };
+        let access = match head.get("typ") {
+            None => false,
+            Some(Value::String(kind)) => {
+                let kind = kind.to_ascii_lowercase();
+                match kind.strip_prefix("application/").unwrap_or(&kind) {
+                    "at+jwt" => true,
+                    "jwt" => false,
+                    _ => return None,
+                }
+            }
+            Some(_) => return None,
+        };
+        Some(Self { algorithm, key, access })
     }
 }
 
-/// HMAC by ring, which is in the program anyway, instead of a second set of cryptographic crates.
-struct Hs256(hmac::Key);
+/// Whether a token that does not say what it is looks like another kind: an id token, which is for the client alone
+/// (OpenID Connect Core section 2).
+fn is_id_token(claims: &Map<String, Value>) -> bool {
+    ["nonce", "at_hash", "c_hash"].iter().any(|name| claims.contains_key(*name))
+}
 
-impl Signer<Vec<u8>> for Hs256 {
-    fn try_sign(&self, message: &[u8]) -> Result<Vec<u8>, SignatureError> {
-        Ok(hmac::sign(&self.0, message).as_ref().to_vec())
+/// Whether `key` made the signature. If it did, the library has found times and names as it was told.
+fn is_signed_by(key: &Key, token: &str, validation: &Validation) -> Result<bool, Fault> {
+    match jsonwebtoken::decode::<IgnoredAny>(token, &key.decoding, validation) {
+        Ok(_) => Ok(true),
+        Err(error) => match error.kind() {
+            ErrorKind::InvalidSignature => Ok(false),
+            ErrorKind::ExpiredSignature => Err(Fault::Expired),
+            _ => Err(Fault::Bad),
+        },
     }
 }
 
-impl JwtSigner for Hs256 {
-    fn algorithm(&self) -> Algorithm {
-        Algorithm::HS256
-    }
+/// When a token ends, if it says so in a number that is a time.
+fn end(claims: &Map<String, Value>) -> Option<SystemTime> {
+    let seconds = claims.get("exp").filter(|exp| exp.is_number())?.as_f64()?;
+    let is_time = (0.0..=TIME_SECS_MAX).contains(&seconds);
+    is_time.then(|| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds))
 }
 
-impl Verifier<Vec<u8>> for Hs256 {
-    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), SignatureError> {
-        hmac::verify(&self.0, message, signature).map_err(|_| SignatureError::new())
+fn audiences(claims: &Map<String, Value>, required: bool) -> Option<Box<[Box<str>]>> {
+    match claims.get("aud") {
+        None if !required => Some(Box::default()),
+        Some(Value::String(audience)) => Some([audience.as_str().into()].into()),
+        Some(Value::Array(list)) => list.iter().map(|item| item.as_str().map(Box::from)).collect(),
+        _ => None,
     }
-}
-
-impl JwtVerifier for Hs256 {
-    fn algorithm(&self) -> Algorithm {
-        Algorithm::HS256
-    }
-}
-
-static PROVIDER: CryptoProvider = CryptoProvider {
-    signer_factory: |algorithm, key: &EncodingKey| match algorithm {
-        Algorithm::HS256 => Ok(Box::new(Hs256(hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes())))),
-        _ => Err(ErrorKind::InvalidAlgorithm.into()),
-    },
-    verifier_factory: |algorithm, key: &DecodingKey| match algorithm {
-        Algorithm::HS256 => Ok(Box::new(Hs256(hmac::Key::new(hmac::HMAC_SHA256, key.try_get_as_bytes()?)))),
-        _ => Err(ErrorKind::InvalidAlgorithm.into()),
-    },
-    key_utils: KeyUtils::new_unimplemented(),
-};
-
-/// The library keeps one provider for the process; a second call finds ours in place.
-fn install_provider() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // Refused only if another provider is installed already, and then every token is refused as well.
-        let _ = PROVIDER.install_default();
-    });
 }

@@ -1,49 +1,53 @@
 //! Tests of authentication: which credential is taken, which is refused, and what it allows.
-//! Not here: the code under test (`auth` and its files).
+//! Not here: the code under test (`auth` and its files); forged tokens, key sets and changes (`tests/`).
 
-use jsonwebtoken::{EncodingKey, Header, encode};
+mod forgeries;
+mod issuer;
+
+use futures_util::FutureExt as _;
 use serde_json::json;
 
 use super::*;
-use crate::conf::{Algorithm, ApiKey, Auth, Claims, Grant, Issuer, IssuerKeys, KeyMaterial, Secret};
+use crate::conf::{
+    Access, ApiKey, Auth, Certificate, CertificateMatch, Grant, IssuerKeys, KeyMaterial, Kinds, Secret,
+};
+use issuer::{AUDIENCE, ISSUER, Signer, claims, issuer};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const TOKENS_MAX: usize = 100;
 
-fn authenticator() -> Authenticator {
-    let key = |name: &str, key: &str, servers: &[&str]| ApiKey {
-        name: name.into(),
-        owner: None,
-        key: KeyMaterial::Plain(Secret::new(key)),
-        expires: None,
-        grant: Grant { servers: servers.iter().map(|s| (*s).to_owned()).collect(), ..Grant::default() },
-    };
-    let issuer = Issuer {
-        issuer: Some("https://issuer".into()),
-        audiences: vec!["tollgate".into()],
-        audience_required: true,
-        algorithms: vec![Algorithm::Hs256],
-        keys: IssuerKeys::Secret(Secret::new(SECRET)),
-        claims: Claims::default(),
-        grant: Grant { servers: vec!["weather".into()], ..Grant::default() },
-        leeway: std::time::Duration::from_secs(30),
-    };
-    Authenticator::new(&Auth {
-        keys: vec![key("ops", "key-of-ops", &["*"]), key("none", "key-of-none", &[])],
-        issuers: vec![issuer],
-        ..Auth::default()
-    })
+fn key(name: &str, key: &str, servers: &[&str]) -> ApiKey {
+    let servers = servers.iter().map(|server| (*server).to_owned()).collect();
+    let grant = Grant { servers, ..Grant::default() };
+    let key = KeyMaterial::Plain(Secret::new(key));
+    ApiKey { name: name.into(), owner: None, key, expires: None, grant }
 }
 
-fn token(claims: &serde_json::Value, algorithm: jsonwebtoken::Algorithm, secret: &str) -> String {
-    // The header is written by hand where the library would refuse to sign.
-    encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+/// Two keys, and an issuer with a shared secret.
+fn access() -> Access {
+    let mut issuer = issuer(&Signer::Secret, IssuerKeys::Secret(Secret::new(SECRET)));
+    issuer.grant.servers = vec!["weather".into(), "clock".into()];
+    let keys = vec![key("ops", "key-of-ops", &["*"]), key("none", "key-of-none", &[])];
+    Access { auth: Auth { keys, issuers: vec![issuer], ..Auth::default() }, ..Access::default() }
 }
 
-fn claims(change: impl FnOnce(&mut serde_json::Value)) -> serde_json::Value {
-    let exp = jsonwebtoken::get_current_timestamp() + 600;
-    let mut claims = json!({"sub": "ann", "iss": "https://issuer", "aud": "tollgate", "exp": exp});
-    change(&mut claims);
-    claims
+fn authenticator(access: &Access) -> Authenticator {
+    Authenticator::new(access, TOKENS_MAX).unwrap()
+}
+
+/// Asks for somebody whom no key has to be fetched for.
+fn ask(authenticator: &Authenticator, presented: &Presented<'_>) -> Result<Arc<Caller>, AuthError> {
+    authenticator.authenticate(presented).now_or_never().expect("it waits for keys")
+}
+
+fn bearer(token: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
+    headers
+}
+
+fn by_token(authenticator: &Authenticator, token: &str) -> Result<Arc<Caller>, AuthError> {
+    ask(authenticator, &Presented::headers(&bearer(token)))
 }
 
 #[track_caller]
@@ -52,7 +56,7 @@ fn check(headers: &[(&'static str, &str)], want: Result<&str, AuthError>) {
     for (name, value) in headers {
         map.append(*name, value.parse().unwrap());
     }
-    let got = authenticator().authenticate(&map);
+    let got = ask(&authenticator(&access()), &Presented::headers(&map));
     assert_eq!(got.as_deref().map(|caller| &*caller.subject).map_err(|e| *e), want);
 }
 
@@ -70,65 +74,149 @@ fn keys_by_either_header() {
 #[test]
 fn a_bad_credential_is_final() {
     check(&[("authorization", "Bearer wrong"), ("x-api-key", "key-of-ops")], Err(AuthError::Invalid));
+    check(&[("authorization", "Bearer key-of-ops"), ("x-api-key", "wrong")], Ok("ops"));
     check(&[("x-api-key", "key-of-ops"), ("x-api-key", "key-of-ops")], Err(AuthError::Invalid));
 }
 
 #[test]
-fn tokens_are_checked_in_every_claim() {
-    use jsonwebtoken::Algorithm::HS256;
-    authenticator();
-    let good = token(&claims(|_| {}), HS256, SECRET);
-    check(&[("authorization", &format!("Bearer {good}"))], Ok("ann"));
-    check(&[("x-api-key", &good)], Err(AuthError::Invalid));
-    type Change = fn(&mut serde_json::Value);
-    let bad: [(&str, Change); 8] = [
-        ("expired", |c| c["exp"] = json!(1000)),
-        ("not yet", |c| c["nbf"] = json!(jsonwebtoken::get_current_timestamp() + 600)),
-        ("no exp", |c| drop(c.as_object_mut().unwrap().remove("exp"))),
-        ("no sub", |c| drop(c.as_object_mut().unwrap().remove("sub"))),
-        ("other aud", |c| c["aud"] = json!("else")),
-        ("no aud", |c| drop(c.as_object_mut().unwrap().remove("aud"))),
-        ("other iss", |c| c["iss"] = json!("https://evil")),
-        ("exp as text", |c| c["exp"] = json!("9999999999")),
+fn keys_expire_and_may_be_digests() {
+    let mut access = access();
+    let soon = SystemTime::now() + Duration::from_secs(60);
+    access.auth.keys = vec![
+        ApiKey { expires: Some(SystemTime::UNIX_EPOCH), ..key("old", "key-of-old", &["*"]) },
+        ApiKey { expires: Some(soon), ..key("young", "key-of-young", &["*"]) },
+        ApiKey { key: KeyMaterial::Sha256(table::digest_of("key-of-hashed")), ..key("hashed", "", &["*"]) },
     ];
-    for (why, change) in bad {
-        let token = token(&claims(change), HS256, SECRET);
-        let mut map = HeaderMap::new();
-        map.insert("authorization", format!("Bearer {token}").parse().unwrap());
-        assert!(authenticator().authenticate(&map).is_err(), "{why}");
-    }
-    let forged = token(&claims(|_| {}), HS256, "another secret of another issuer");
-    check(&[("authorization", &format!("Bearer {forged}"))], Err(AuthError::Invalid));
-    let parts: Vec<&str> = good.split('.').collect();
-    // {"alg":"none"} with the good payload and no signature.
-    let none = format!("eyJhbGciOiJub25lIn0.{}.", parts[1]);
-    check(&[("authorization", &format!("Bearer {none}"))], Err(AuthError::Invalid));
+    let authenticator = authenticator(&access);
+    let by = |key: &str| by_token(&authenticator, key);
+    assert_eq!(by("key-of-old").unwrap_err(), AuthError::Expired);
+    assert_eq!(by("key-of-hashed").unwrap().subject, "hashed".into());
+    let young = by("key-of-young").unwrap();
+    assert!(authenticator.stands(&young) && young.stands(soon - Duration::from_secs(1)));
+    assert!(!young.stands(soon));
 }
 
 #[test]
-fn scopes_name_servers_and_an_empty_list_allows_none() {
-    use jsonwebtoken::Algorithm::HS256;
-    let authenticator = authenticator();
-    let caller = |value: String| {
-        let mut map = HeaderMap::new();
-        map.insert("authorization", value.parse().unwrap());
-        authenticator.authenticate(&map).unwrap()
-    };
-    let ops = caller("Bearer key-of-ops".into());
+fn servers_are_those_of_the_credential() {
+    let authenticator = authenticator(&access());
+    let ops = by_token(&authenticator, "key-of-ops").unwrap();
     assert!(ops.may_use("weather") && ops.may_use_all());
-    assert!(!caller("Bearer key-of-none".into()).may_use("weather"));
-    let by_default = caller(format!("Bearer {}", token(&claims(|_| {}), HS256, SECRET)));
+    assert!(!by_token(&authenticator, "key-of-none").unwrap().may_use("weather"));
+    let signed = |servers: serde_json::Value| {
+        Signer::Secret.token(&json!({"alg": "HS256"}), &claims(|claims| claims["servers"] = servers))
+    };
+    let by_default = by_token(&authenticator, &signed(json!(null))).unwrap();
     assert!(by_default.may_use("weather") && !by_default.may_use("files"));
-    let by_claim =
-        caller(format!("Bearer {}", token(&claims(|c| c["servers"] = json!(["files"])), HS256, SECRET)));
-    assert!(by_claim.may_use("files") && !by_claim.may_use("weather"));
+    let by_claim = by_token(&authenticator, &signed(json!(["clock", "files"]))).unwrap();
+    assert!(by_claim.may_use("clock") && !by_claim.may_use("files") && !by_claim.may_use("weather"));
     assert_ne!(ops.id, by_default.id);
     assert_eq!(by_default.id, by_claim.id);
 }
 
 #[test]
 fn without_credentials_everybody_is_anonymous() {
-    let caller = Authenticator::new(&Auth::default()).authenticate(&HeaderMap::new()).unwrap();
+    let open = authenticator(&Access::default());
+    let caller = ask(&open, &Presented::headers(&bearer("whatever"))).unwrap();
     assert_eq!(caller.kind, CallerKind::Anonymous);
     assert!(caller.may_use("anything"));
+}
+
+#[test]
+fn anonymous_callers_have_what_they_are_granted() {
+    let mut access = access();
+    access.auth.anonymous = Some(Grant { servers: vec!["weather".into()], ..Grant::default() });
+    let authenticator = authenticator(&access);
+    let none = HeaderMap::new();
+    let caller = ask(&authenticator, &Presented::headers(&none)).unwrap();
+    assert!(caller.may_use("weather") && !caller.may_use("files") && caller.kind == CallerKind::Anonymous);
+    assert_eq!(by_token(&authenticator, "wrong").unwrap_err(), AuthError::Invalid);
+    let closed = Presented { kinds: Kinds { anonymous: false, ..Kinds::ALL }, ..Presented::headers(&none) };
+    assert_eq!(ask(&authenticator, &closed).unwrap_err(), AuthError::Missing);
+}
+
+#[test]
+fn nothing_in_a_query_is_a_credential() {
+    let mut access = access();
+    access.auth.anonymous = Some(Grant::default());
+    let authenticator = authenticator(&access);
+    let (none, some) = (HeaderMap::new(), bearer("key-of-ops"));
+    let with = |headers, query| ask(&authenticator, &Presented { query, ..Presented::headers(headers) });
+    for query in ["access_token=key-of-ops", "x=1&API_KEY=key-of-ops", "api-key"] {
+        assert_eq!(with(&none, Some(query)).unwrap_err(), AuthError::Invalid, "{query}");
+        assert_eq!(with(&some, Some(query)).unwrap().subject, "ops".into());
+    }
+    assert_eq!(with(&none, Some("x=access_token")).unwrap().kind, CallerKind::Anonymous);
+}
+
+#[test]
+fn certificates_by_their_names() {
+    let mut access = access();
+    let certificate = |name: &str, matches| {
+        let grant = Grant { servers: vec![name.into()], ..Grant::default() };
+        Certificate { name: name.into(), matches, grant }
+    };
+    access.auth.certificates = vec![
+        certificate("by-subject", CertificateMatch::Subject("CN=ci,O=Example".into())),
+        certificate("by-name", CertificateMatch::CommonName("ops".into())),
+        certificate("by-san", CertificateMatch::San("spiffe://example/agent".into())),
+    ];
+    let authenticator = authenticator(&access);
+    let none = HeaderMap::new();
+    let shown = |subject, common_name, sans: &[String]| {
+        let certificate = Some(CertificateNames { subject, common_name, sans });
+        let caller = ask(&authenticator, &Presented { certificate, ..Presented::headers(&none) });
+        caller.map(|caller| caller.subject.to_string())
+    };
+    assert_eq!(shown("CN=ci,O=Example", Some("ci"), &[]).unwrap(), "by-subject");
+    assert_eq!(shown("CN=ops,O=Other", Some("ops"), &[]).unwrap(), "by-name");
+    assert_eq!(shown("CN=x", Some("x"), &["a".into(), "spiffe://example/agent".into()]).unwrap(), "by-san");
+    assert_eq!(shown("CN=ci,O=Example,C=DE", Some("ci"), &[]), Err(AuthError::Invalid));
+    // A header goes before it, and kinds are the listener's.
+    let ops = bearer("key-of-ops");
+    let certificate = Some(CertificateNames { subject: "CN=ops", common_name: Some("ops"), sans: &[] });
+    let both = Presented { certificate, ..Presented::headers(&ops) };
+    assert_eq!(ask(&authenticator, &both).unwrap().kind, CallerKind::ApiKey);
+    let kinds = Kinds { certificate: false, ..Kinds::ALL };
+    let closed = Presented { certificate, kinds, ..Presented::headers(&none) };
+    assert_eq!(ask(&authenticator, &closed).unwrap_err(), AuthError::Kind);
+}
+
+#[test]
+fn listeners_choose_kinds() {
+    let authenticator = authenticator(&access());
+    let only = Kinds { api_key: false, jwt: true, anonymous: false, certificate: false };
+    let token = Signer::Secret.token(&json!({"alg": "HS256"}), &claims(|_| {}));
+    for (credential, want) in
+        [("key-of-ops", Err(AuthError::Kind)), ("wrong", Err(AuthError::Invalid)), (&token, Ok("ann"))]
+    {
+        let headers = bearer(credential);
+        let got = ask(&authenticator, &Presented { kinds: only, ..Presented::headers(&headers) });
+        assert_eq!(got.as_deref().map(|caller| &*caller.subject).map_err(|e| *e), want);
+    }
+}
+
+#[test]
+fn audiences_are_the_doors_unless_they_are_listed() {
+    let mut access = access();
+    access.auth.issuers[0].audiences = vec![];
+    let authenticator = authenticator(&access);
+    let public_url = http::Uri::from_static("https://gw.example.com");
+    let token = |audience: &str| {
+        Signer::Secret.token(&json!({"alg": "HS256"}), &claims(|claims| claims["aud"] = json!(audience)))
+    };
+    let at = |path: Option<&str>, token: &str| {
+        let headers = bearer(token);
+        let resource = path.map(|path| Resource { public_url: &public_url, path });
+        ask(&authenticator, &Presented { resource, ..Presented::headers(&headers) }).is_ok()
+    };
+    let door = token("https://gw.example.com/servers/docs/mcp");
+    // Twice, since the second time the token is remembered.
+    for _ in 0..2 {
+        assert!(at(Some("/servers/docs/mcp"), &door));
+        assert!(!at(Some("/servers/files/mcp"), &door) && !at(Some(""), &door) && !at(None, &door));
+    }
+    let whole = token("https://gw.example.com/");
+    assert!(at(Some("/servers/docs/mcp"), &whole) && at(Some(""), &whole) && !at(None, &whole));
+    assert!(!at(Some("/servers/docs/mcp"), &token(AUDIENCE)));
+    assert!(!at(Some("/servers/docs/mcp"), &token(ISSUER)));
 }

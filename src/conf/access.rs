@@ -90,7 +90,7 @@ pub enum KeyMaterial {
 }
 
 /// An issuer of JSON Web Tokens.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issuer {
     /// The `iss` of its tokens. `None` only for the old form `auth.jwt` without an issuer.
     pub issuer: Option<String>,

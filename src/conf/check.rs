@@ -15,6 +15,7 @@ use std::time::Duration;
 use http::Uri;
 use tracing_subscriber::EnvFilter;
 
+use super::layer::DEFAULT;
 use super::raw::{RawConf, RawListener, RawLog, RawLogFormat, RawSession};
 use super::{Access, AuditSink, Conf, Limit, LogConf, LogFormat, SessionConf};
 use crate::document::{At, Code, Period, Report, Span, nearest};
@@ -117,6 +118,11 @@ impl Checker<'_> {
 
     fn path(&self, raw: &At<String>) -> PathBuf {
         (self.locate)(raw, self.report)
+    }
+
+    /// Whether nobody said it.
+    fn is_default(&self, span: Span) -> bool {
+        self.report.source(span.source).is_some_and(|source| source.name() == DEFAULT)
     }
 
     fn name(&mut self, name: &At<String>) {

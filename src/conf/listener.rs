@@ -93,6 +93,24 @@ impl Kinds {
 }
 
 impl Listener {
+    /// Everything, for everybody who can connect, in plain text.
+    pub fn plain(name: impl Into<String>, address: SocketAddr) -> Self {
+        Self {
+            name: name.into(),
+            address,
+            doors: Doors::ALL,
+            kinds: Kinds::ALL,
+            networks: None,
+            hosts: Vec::new(),
+            origins: Vec::new(),
+            public_url: None,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
+            tls: None,
+            h2c: false,
+        }
+    }
+
     /// The loopback address of the same port, if this one can be reached from other machines.
     pub(super) fn loopback(&self) -> Option<SocketAddr> {
         let loopback = match self.address.ip() {

@@ -14,8 +14,12 @@ use super::*;
 /// Files that cases refer to: certificates with their keys, an authority, keys of issuers, and secrets.
 static FILES: LazyLock<Vec<(&str, String)>> = LazyLock::new(|| {
     let [one, other] = [0, 1].map(|_| rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap());
+    let mut over = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    over.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let over = over.self_signed(&one.signing_key).unwrap();
     vec![
         ("cert.pem", one.cert.pem()),
+        ("over.pem", over.pem()),
         ("key.pem", one.signing_key.serialize_pem()),
         ("other-key.pem", other.signing_key.serialize_pem()),
         ("public.pem", one.signing_key.public_key_pem()),
@@ -127,7 +131,7 @@ fn golden() {
 
 proptest! {
     #[test]
-    fn any_text_is_answered(text in "(listen|limits|auth|keys|body|: |\\n  |\\n|- |\\{|\\}|\\[|\\]|\"|'|\\$\\{|é|\t|[ -~]){0,30}") {
+    fn any_text_is_answered(text in "(listen|listeners|tls|key|kinds|jwt|issuers|anonymous|limit|limits|auth|keys|body|: |\\n  |\\n|- |\\{|\\}|\\[|\\]|\"|'|\\$\\{|é|\t|[ -~]){0,30}") {
         let text = text.replace('#', "");
         let _ = outcome(&text);
     }
@@ -191,6 +195,22 @@ fn what_config_show_prints_can_be_loaded() {
 }
 
 #[test]
+fn what_config_show_prints_of_several_listeners_can_be_loaded() {
+    let hash = "9f86d081884c7d659a2feaa0c55ad0159f86d081884c7d659a2feaa0c55ad015";
+    let text = format!(
+        "listeners:\n  - {{name: a, listen: '[::1]:1', doors: [open-mcp], networks: ['::/0']}}\n  - {{name: b, listen: 127.0.0.1:1}}\n\
+         auth: {{keys: [{{name: k, hash: 'sha256:{hash}', servers: ['*'], limit_class: gold, expires: 2999-01-01}}],\n  \
+         issuers: [{{issuer: i, audience: [x, 'y z'], jwks_url: 'https://i.example/keys', servers: [], claims: {{groups: a.b}}}}]}}\n\
+         limit_classes: {{gold: {{requests: 1, per: 3ms, in_flight: 2}}}}\n\
+         address_limit: {{requests: 5, per: 1m}}\nlog: {{audit: off}}\n"
+    );
+    let loaded = load_text(&text);
+    let again = load_text(&loaded.effective.to_string());
+    assert_eq!(format!("{:?}", loaded.conf), format!("{:?}", again.conf));
+    assert_eq!(again.conf.listeners.len(), 2);
+}
+
+#[test]
 fn without_credentials_only_loopback() {
     let open = load_text("listen: 0.0.0.0:80\n").conf;
     assert_eq!(open.loopback_instead(&open.listeners[0]), Some("127.0.0.1:80".parse().unwrap()));
@@ -205,4 +225,19 @@ fn without_credentials_only_loopback() {
 fn a_file_that_was_named_must_be_there() {
     let sources = Sources { file: Some("/nowhere/tollgate.yaml".into()), ..Sources::default() };
     assert!(load(sources).unwrap_err().to_string().contains("cannot read the configuration"));
+}
+
+proptest! {
+    /// What is accepted can be counted in nanoseconds of a `u64`, with room to add the time since the start.
+    #[test]
+    fn accepted_rates_can_be_counted(requests in 1u32.., per in 1u64..10_000_000_000_000, burst in 1u32..) {
+        let rate = Rate { requests, per: std::time::Duration::from_micros(per), burst };
+        let filled = rate.per.as_nanos() * u128::from(burst) / u128::from(requests);
+        if rate.out_of_bounds().is_none() {
+            prop_assert!(rate.per.as_nanos() / u128::from(requests) >= 1);
+            prop_assert!(filled < 1 << 62);
+        } else {
+            prop_assert!(rate.per.as_nanos() < u128::from(requests) || filled > 1 << 58);
+        }
+    }
 }

@@ -12,10 +12,13 @@ use crate::limit::Decision;
 /// Why a request of the control plane is refused.
 #[derive(Debug)]
 pub(super) enum ControlError {
-    /// No key came: 401 by contract 001.
-    NoKey,
-    /// A wrong key came: 403 by contract 001.
-    WrongKey,
+    /// Nobody is authenticated: 401 without a key and 403 for a wrong one, by contract 001.
+    Unauthenticated {
+        /// Why.
+        error: AuthError,
+        /// What tells the client where to get a credential.
+        challenge: HeaderValue,
+    },
     /// The request itself is wrong.
     BadRequest(&'static str),
     /// The key is good, but not for this.
@@ -32,25 +35,14 @@ pub(super) enum ControlError {
     Internal(String),
 }
 
-impl From<AuthError> for ControlError {
-    fn from(error: AuthError) -> Self {
-        match error {
-            AuthError::Missing => Self::NoKey,
-            AuthError::Invalid => Self::WrongKey,
-        }
-    }
-}
-
 impl IntoResponse for ControlError {
     fn into_response(self) -> Response {
         let mut headers = HeaderMap::new();
         let (status, message) = match self {
-            Self::NoKey => {
-                headers
-                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tollgate\""));
-                (StatusCode::UNAUTHORIZED, "API key required".into())
+            Self::Unauthenticated { error, challenge } => {
+                headers.insert(header::WWW_AUTHENTICATE, challenge);
+                unauthenticated(error)
             }
-            Self::WrongKey => (StatusCode::FORBIDDEN, "Invalid API key".into()),
             Self::BadRequest(message) => (StatusCode::BAD_REQUEST, message.into()),
             Self::Forbidden(message) => (StatusCode::FORBIDDEN, message.into()),
             Self::NotFound(message) => (StatusCode::NOT_FOUND, message),
@@ -70,6 +62,19 @@ impl IntoResponse for ControlError {
         let name = status.canonical_reason().unwrap_or("Error");
         (status, headers, Json(json!({"error": name, "message": message}))).into_response()
     }
+}
+
+fn unauthenticated(error: AuthError) -> (StatusCode, String) {
+    let (status, words) = match error {
+        AuthError::Missing => (StatusCode::UNAUTHORIZED, "API key required"),
+        AuthError::Invalid => (StatusCode::FORBIDDEN, "Invalid API key"),
+        AuthError::Expired => (StatusCode::FORBIDDEN, "the credential has expired"),
+        AuthError::Kind => (StatusCode::FORBIDDEN, "credentials of this kind are not taken here"),
+        AuthError::Unavailable => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the keys of the token's issuer cannot be read: try again")
+        }
+    };
+    (status, words.into())
 }
 
 /// What a caller's bucket said, as headers.

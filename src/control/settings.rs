@@ -77,7 +77,12 @@ impl Settings {
             );
             return Ok(());
         }
-        self.entrance.replace(loaded.conf.access);
+        if let Err(error) = self.entrance.replace(loaded.conf.access) {
+            self.meters.reload_failed();
+            self.tell("failed");
+            tracing::error!(%error, "the configuration was not reloaded; the previous one stays in force");
+            return Ok(());
+        }
         self.tell("ok");
         tracing::info!("configuration reloaded");
         Ok(())

@@ -9,6 +9,7 @@ use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
+use super::conceal::conceal;
 use super::{MISTAKES_MAX, Span};
 
 /// Characters of a source line that a snippet shows.
@@ -463,6 +464,7 @@ impl Report {
             mistake.span = (start, end);
             (mistake.line, mistake.column) = position(text, start);
             let line = text.lines().nth(mistake.line.saturating_sub(1)).unwrap_or_default();
+            let line = conceal(line);
             mistake.snippet = line.chars().take(SNIPPET_CHARS_MAX).collect::<String>().trim_end().to_owned();
             mistake.source = named.get(found.span.source as usize).cloned().flatten();
         }
@@ -471,7 +473,7 @@ impl Report {
 }
 
 fn named(source: &Source) -> Option<Arc<NamedSource<Arc<str>>>> {
-    source.text.as_ref().map(|text| Arc::new(NamedSource::new(source.name(), Arc::clone(text))))
+    source.text.as_ref().map(|text| Arc::new(NamedSource::new(source.name(), conceal(text).into())))
 }
 
 /// Line and column, both from 1, of a byte.

@@ -1,10 +1,12 @@
 //! The client's body, read whole within its bounds.
 //! Not here: what is in it (`mcp`).
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http::header;
 use pingora_proxy::Session;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::rejection::Rejection;
 use crate::conf::Limits;
@@ -25,18 +27,18 @@ pub(super) async fn read(session: &mut Session, limits: &Limits) -> Result<Bytes
     }
     // Pingora's own timeout is for each read, and one byte within it is enough to go on for ever: ours is for all.
     session.set_read_timeout(None);
-    let read = timeout(limits.body_timeout, collect(session, limits.body_bytes_max)).await;
-    read.map_err(|_| Rejection::BodyTooSlow)?.map_err(|_| Rejection::BodyBroken)?.ok_or(too_large)
+    collect(session, limits).await?.ok_or(too_large)
 }
 
-async fn collect(session: &mut Session, bytes_max: usize) -> pingora_core::Result<Option<Bytes>> {
-    let Some(first) = session.downstream_session.read_request_body().await? else {
+async fn collect(session: &mut Session, limits: &Limits) -> Result<Option<Bytes>, Rejection> {
+    let pace = Pace::new(limits);
+    let Some(first) = piece(session, pace.until(0)).await? else {
         return Ok(Some(Bytes::new()));
     };
     let mut whole: Option<BytesMut> = None;
     let mut so_far = first.len();
-    while so_far <= bytes_max {
-        match session.downstream_session.read_request_body().await? {
+    while so_far <= limits.body_bytes_max {
+        match piece(session, pace.until(so_far)).await? {
             // Most bodies come in one piece, which is then not copied.
             None => return Ok(Some(whole.map_or(first, BytesMut::freeze))),
             Some(piece) => {
@@ -47,6 +49,44 @@ async fn collect(session: &mut Session, bytes_max: usize) -> pingora_core::Resul
         }
     }
     Ok(None)
+}
+
+async fn piece(session: &mut Session, until: Instant) -> Result<Option<Bytes>, Rejection> {
+    let read = timeout_at(until, session.downstream_session.read_request_body()).await;
+    read.map_err(|_| Rejection::BodyTooSlow)?.map_err(|_| Rejection::BodyBroken)
+}
+
+/// A body has this long to get going.
+const START: Duration = Duration::from_secs(5);
+
+/// How fast a body has to come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    since: Instant,
+    whole: Duration,
+    bytes_per_second_min: usize,
+}
+
+impl Pace {
+    /// The pace of a body that begins now.
+    pub(super) fn new(limits: &Limits) -> Self {
+        let bytes_per_second_min = limits.body_bytes_per_second_min.max(1);
+        Self { since: Instant::now(), whole: limits.body_timeout, bytes_per_second_min }
+    }
+
+    /// When the next piece must be there, after `bytes`.
+    fn until(&self, bytes: usize) -> Instant {
+        self.since + self.earned(bytes).min(self.whole)
+    }
+
+    /// The same for a body that may take as long as it likes, if only it keeps coming.
+    pub(super) fn is_kept(&self, bytes: usize) -> bool {
+        self.since.elapsed() <= self.earned(bytes)
+    }
+
+    fn earned(&self, bytes: usize) -> Duration {
+        START + Duration::from_secs((bytes / self.bytes_per_second_min) as u64)
+    }
 }
 
 /// Leaves an unread body behind a refusal. Pingora reads it away after the answer, for a bounded time, so that a client
@@ -63,4 +103,28 @@ pub(super) fn leave(session: &mut Session, readable: bool) {
 
 fn declared(session: &Session) -> Option<usize> {
     session.req_header().headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_keeps_its_pace_or_is_cut() {
+        let limits = crate::conf::Limits { body_bytes_per_second_min: 100, ..limits() };
+        let pace = Pace::new(&limits);
+        let after = |bytes| pace.until(bytes) - pace.since;
+        assert_eq!(after(0), Duration::from_secs(5));
+        assert_eq!(after(1_000), Duration::from_secs(15));
+        // In all it has no longer than `body_timeout`, however fast it comes.
+        assert_eq!(after(1_000_000), limits.body_timeout);
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert!(pace.is_kept(1_500) && !pace.is_kept(1_499));
+    }
+
+    fn limits() -> Limits {
+        let flags = crate::conf::Flags::default();
+        let sources = crate::conf::Sources { env: Vec::new(), flags, ..Default::default() };
+        crate::conf::load(sources).unwrap().conf.limits
+    }
 }

@@ -5,6 +5,7 @@ use http::Method;
 use pingora_http::RequestHeader;
 
 use super::rejection::Style;
+use crate::conf::Doors;
 
 /// What a host and path lead to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +71,32 @@ impl Door {
         }
     }
 
+    /// Nothing, if the listener that the request came in at does not have this door.
+    pub(super) fn open_to(self, doors: &Doors, path: &str) -> Self {
+        let open = match &self {
+            Self::Server { .. } => doors.mcp,
+            Self::Envelope | Self::Rpc => doors.open_mcp,
+            Self::Wrong { .. } if matches!(path, "/mcp" | "/rpc") => doors.open_mcp,
+            Self::Wrong { .. } => doors.mcp,
+            Self::Raw { .. } => doors.raw,
+            Self::Control => match path {
+                "/metrics" => doors.metrics,
+                "/health" | "/livez" | "/readyz" => doors.health,
+                _ => doors.admin,
+            },
+            Self::None => false,
+        };
+        if open { self } else { Self::None }
+    }
+
+    /// Whether it answers pages in browsers: the doors of MCP do.
+    pub(super) fn is_for_pages(&self) -> bool {
+        match self {
+            Self::Server { .. } | Self::Envelope | Self::Rpc | Self::Wrong { .. } => true,
+            Self::Raw { .. } | Self::Control | Self::None => false,
+        }
+    }
+
     /// Whether an orchestrator asks how the gateway is. Such questions cost little, come from one address for many
     /// gateways, and must not go unanswered because others at that address call too much.
     pub(super) fn is_probe(&self, request: &RequestHeader) -> bool {
@@ -128,5 +155,35 @@ mod tests {
         check("GET", "/serversx", &Door::None);
         check("GET", "/servers/a/mcp/", &Door::None);
         check("GET", "/", &Door::None);
+    }
+
+    #[test]
+    fn a_listener_has_only_its_own_doors() {
+        let none =
+            Doors { mcp: false, open_mcp: false, raw: false, admin: false, metrics: false, health: false };
+        let only_mcp = Doors { mcp: true, ..none };
+        let only_health = Doors { health: true, ..none };
+        let check = |doors: &Doors, method: &str, path: &str, want: bool| {
+            let request = RequestHeader::build(method, path.as_bytes(), None).unwrap();
+            let found = Door::find(&request);
+            assert_ne!(found, Door::None, "{path}");
+            assert_eq!(found.open_to(doors, request.uri.path()) != Door::None, want, "{method} {path}");
+        };
+        let all = [
+            ("POST", "/servers/a/mcp"),
+            ("PUT", "/servers/a/mcp"),
+            ("POST", "/mcp"),
+            ("GET", "/rpc"),
+            ("GET", "/servers/a/raw/x"),
+            ("GET", "/stats"),
+            ("GET", "/metrics"),
+            ("GET", "/readyz?verbose"),
+        ];
+        for (method, path) in all {
+            check(&Doors::ALL, method, path, true);
+            check(&none, method, path, false);
+            check(&only_mcp, method, path, path == "/servers/a/mcp");
+            check(&only_health, method, path, path.starts_with("/readyz"));
+        }
     }
 }

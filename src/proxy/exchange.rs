@@ -26,7 +26,8 @@ pub(super) async fn at_server(
     view: &View,
     id: &str,
 ) -> Result<(), Rejection> {
-    let admitted = proxy.admission.admit(session, ctx)?;
+    let path = session.req_header().uri.path();
+    let admitted = proxy.admission.admit(session, path, ctx).await?;
     let verb = session.req_header().method.clone();
     // The message is read before the server is looked up, so that every refusal from here on answers its id.
     let (asked, message_id) = match verb {
@@ -45,7 +46,8 @@ pub(super) async fn at_envelope(
     ctx: &mut Ctx,
     view: &View,
 ) -> Result<(), Rejection> {
-    let admitted = proxy.admission.admit(session, ctx)?;
+    let path = session.req_header().uri.path();
+    let admitted = proxy.admission.admit(session, path, ctx).await?;
     if !headers::is_json(&session.req_header().headers) {
         return Err(Rejection::NotJsonType);
     }
@@ -69,7 +71,8 @@ pub(super) async fn at_rpc(
     ctx: &mut Ctx,
     view: &View,
 ) -> Result<(), Rejection> {
-    let admitted = proxy.admission.admit(session, ctx)?;
+    let path = session.req_header().uri.path();
+    let admitted = proxy.admission.admit(session, path, ctx).await?;
     let mut named = session.req_header().headers.get_all(headers::SERVER_ID).iter();
     let server = match (named.next().and_then(|value| value.to_str().ok()), named.next()) {
         (Some(server), None) => server.trim().to_owned(),
@@ -244,7 +247,8 @@ async fn answer(
     if let Some(decision) = &ctx.tally.decision {
         super::rejection::rate_headers(&mut reply.headers, decision);
     }
-    let watching = write::Watching { leaving_cancels, id, draining: proxy.draining.clone() };
+    let standing = proxy.admission.standing(proxy.hub.fleet(), &admitted, &upstream);
+    let watching = write::Watching { leaving_cancels, id, draining: proxy.draining.clone(), standing };
     write::reply(session, ctx, reply, Some(watching)).await;
     drop(in_flight);
     Ok(())

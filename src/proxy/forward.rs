@@ -4,18 +4,20 @@
 use std::path::Path;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
-use super::Ctx;
 use super::admit::{Admission, Admitted};
 use super::headers::REQUEST_ID;
+use super::record::Record;
 use super::rejection::{RawFault, Rejection};
+use super::{Ctx, client};
 use crate::auth::Denied;
 use crate::hub::HubError;
+use crate::listener::Connection;
 use crate::mcp::Era;
 use crate::upstream::{RawTarget, View};
 
@@ -36,18 +38,6 @@ struct Raw {
     path: String,
     _admitted: Admitted,
 }
-
-/// Headers of a client that never leave: every kind of credential, and what claims an identity.
-const KEPT_BACK: [HeaderName; 8] = [
-    header::AUTHORIZATION,
-    header::COOKIE,
-    header::PROXY_AUTHORIZATION,
-    header::FORWARDED,
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-real-ip"),
-    HeaderName::from_static("proxy"),
-];
 
 impl Forwarding {
     /// Forwards to the control plane's private socket.
@@ -81,7 +71,9 @@ pub(super) async fn to_server(
     (id, rest): (&str, &str),
 ) -> std::result::Result<Forward, Rejection> {
     let request = session.req_header();
-    let mut admitted = admission.admit(session, ctx)?;
+    let path = request.uri.path();
+    let path = path.strip_suffix(rest).unwrap_or(path);
+    let mut admitted = admission.admit(session, path, ctx).await?;
     if climbs(rest) {
         return Err(Rejection::Raw(RawFault::Climbs));
     }
@@ -123,6 +115,7 @@ impl Forward {
     /// would be shared by all callers, and its name is nobody's business. The control plane's challenge is our own.
     pub(super) fn clean(&self, response: &mut ResponseHeader) {
         response.remove_header(&header::SERVER);
+        strip_hops(response);
         if self.raw.is_some() {
             for name in [header::WWW_AUTHENTICATE, header::PROXY_AUTHENTICATE, header::SET_COOKIE] {
                 response.remove_header(&name);
@@ -136,9 +129,17 @@ impl Forward {
     }
 
     /// Makes the client's request one of ours.
-    pub(super) fn prepare(&self, request: &mut RequestHeader, request_id: &str) -> Result<()> {
-        request.insert_header(REQUEST_ID, request_id)?;
+    pub(super) fn prepare(
+        &self,
+        request: &mut RequestHeader,
+        connection: &Connection,
+        record: &Record,
+    ) -> Result<()> {
+        request.insert_header(REQUEST_ID, record.request_id())?;
+        let address = record.client.unwrap_or(connection.peer.ip());
         let Some(raw) = &self.raw else {
+            // It checks credentials itself.
+            client::rewrite(request, connection, address, &HeaderMap::new(), true)?;
             // The control plane hangs up on who sends a body that it does not read. On a connection that is kept, the
             // next caller would notice; a new one on the same machine costs next to nothing.
             if !request.headers.contains_key(header::UPGRADE) {
@@ -146,9 +147,7 @@ impl Forward {
             }
             return Ok(());
         };
-        for name in &KEPT_BACK {
-            request.remove_header(name);
-        }
+        client::rewrite(request, connection, address, &raw.target.headers, false)?;
         // Pingora lets a WebSocket handshake through; what has a body is none (RFC 6455 section 4.1).
         let bodiless = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING]
             .iter()
@@ -168,6 +167,31 @@ impl Forward {
         Ok(())
     }
 }
+
+/// Takes out what is between the upstream and us alone: hop-by-hop headers, and those that `Connection` names
+/// (RFC 9110 section 7.6.1). Pingora does the same for requests, and sees to the framing of both.
+fn strip_hops(response: &mut ResponseHeader) {
+    if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+        return;
+    }
+    let lines = response.headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    let named = lines.flat_map(|line| line.split(','));
+    let named: Vec<HeaderName> =
+        named.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok()).collect();
+    let framing = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONTENT_TYPE];
+    for name in named.iter().filter(|name| !framing.contains(name)).chain(&HOPS) {
+        response.remove_header(name);
+    }
+}
+
+const HOPS: [HeaderName; 6] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRAILER,
+    header::UPGRADE,
+];
 
 /// Whether a path could lead out of the one it is put under, in any spelling that an upstream may undo.
 fn climbs(path: &str) -> bool {

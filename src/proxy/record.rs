@@ -2,6 +2,7 @@
 //! Not here: how lines are written or metrics kept (`telemetry`).
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -37,6 +38,8 @@ pub(super) struct Record {
     request_id: HeaderValue,
     _running: Running,
     started: Instant,
+    /// The client's address, behind the proxies that are trusted.
+    pub(super) client: Option<IpAddr>,
     pub(super) door: &'static str,
     pub(super) caller: Option<Arc<Caller>>,
     pub(super) upstream: Option<Arc<Upstream>>,
@@ -92,6 +95,7 @@ impl Recorder {
             request_id,
             _running: Running::new(self.meters.in_flight()),
             started: Instant::now(),
+            client: None,
             door: "none",
             caller: None,
             upstream: None,
@@ -146,8 +150,8 @@ impl Recorder {
                     record.method_name.as_deref().map(shown).or(record.method.and_then(Method::name)),
                 )
                 .maybe("tool", record.tool.as_deref().map(shown));
-            match session.client_addr().and_then(|address| address.as_inet()) {
-                Some(address) => line.plain("client", address.ip()),
+            match record.client {
+                Some(address) => line.plain("client", address),
                 None => line,
             }
         });
@@ -205,8 +209,8 @@ fn line(record: &Record, session: &Session, ended: Ended) -> Line {
     if record.door == "control" || record.door == "none" || record.door == "raw" {
         line = line.text("path", shown(request.uri.path()));
     }
-    if let Some(address) = session.client_addr().and_then(|address| address.as_inet()) {
-        line = line.plain("client", address.ip());
+    if let Some(address) = record.client {
+        line = line.plain("client", address);
     }
     if let Some(time) = record.upstream_time {
         line = line.millis("upstream_ms", time).number("attempts", u64::from(record.attempts) + 1);

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use super::headers::REQUEST_ID;
-use crate::auth::Denied;
+use crate::auth::{AuthError, Denied};
 use crate::hub::{HubError, Lie};
 use crate::limit::{Decision, Layer};
 use crate::mcp::{Code, Era, HeaderFault, Id, Malformed, MalformedKind, RpcError};
@@ -25,13 +25,13 @@ pub(super) enum Rejection {
     WrongMethod {
         allow: &'static str,
     },
-    NoHost,
-    Host,
-    Origin,
+    Edge(EdgeFault),
     UriTooLong,
     HeadersTooLarge,
-    NoCredential,
-    BadCredential,
+    Unauthenticated {
+        error: AuthError,
+        challenge: HeaderValue,
+    },
     Limited(Limited),
     BodyTooLarge {
         bytes_max: usize,
@@ -70,6 +70,28 @@ pub(super) enum Rejection {
     },
     Raw(RawFault),
     ForwardFailed,
+}
+
+/// What is wrong with where a request comes from, or with the name that it uses for us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EdgeFault {
+    NoHost,
+    Host,
+    Origin,
+    Network,
+}
+
+impl EdgeFault {
+    fn row(self) -> Row {
+        use StatusCode as S;
+        let (status, reason, words) = match self {
+            Self::NoHost => (S::BAD_REQUEST, "no_host", "one Host is required"),
+            Self::Host => (S::FORBIDDEN, "host", "this Host is not served here: list it in `hosts`"),
+            Self::Origin => (S::FORBIDDEN, "origin", "this Origin may not call: list it in `origins`"),
+            Self::Network => (S::FORBIDDEN, "network", "no calls are taken from this address"),
+        };
+        Row { status, code: Code::INVALID_REQUEST, reason, words: words.into(), outcome: Outcome::Denied }
+    }
 }
 
 /// What is wrong with a request in view of the raw upstreams.
@@ -195,19 +217,12 @@ impl Rejection {
             Self::WrongMethod { .. } => {
                 bad(S::METHOD_NOT_ALLOWED, "wrong_method", "this path does not take that method")
             }
-            Self::NoHost => bad(S::BAD_REQUEST, "no_host", "one Host is required"),
-            Self::Host => bad(S::FORBIDDEN, "host", "this Host is not served here: list it in `hosts`"),
-            Self::Origin => bad(S::FORBIDDEN, "origin", "this Origin may not call: list it in `origins`"),
+            Self::Edge(fault) => fault.row(),
             Self::UriTooLong => bad(S::URI_TOO_LONG, "uri_too_long", "the path is too long"),
             Self::HeadersTooLarge => {
                 bad(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "too many or too large headers")
             }
-            Self::NoCredential => {
-                row(S::UNAUTHORIZED, Code::UNAUTHENTICATED, "no_credential", "API key required", Denied)
-            }
-            Self::BadCredential => {
-                row(S::UNAUTHORIZED, Code::UNAUTHENTICATED, "bad_credential", "Invalid API key", Denied)
-            }
+            Self::Unauthenticated { error, .. } => auth_row(*error),
             Self::Limited(limited) => limited.row(),
             Self::BodyTooLarge { bytes_max } => Row {
                 words: format!("the body is longer than {bytes_max} bytes"),
@@ -323,7 +338,7 @@ impl Rejection {
         if !body.is_empty() {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        self.add_headers(&mut headers, style);
+        self.add_headers(&mut headers);
         if let Ok(id) = HeaderValue::from_str(request_id) {
             headers.insert(REQUEST_ID, id);
         }
@@ -333,7 +348,9 @@ impl Rejection {
     /// Contract 001: 403 for a wrong key, and its own codes for what a backend did.
     fn as_the_contract_says(&self, row: &mut Row) {
         match self {
-            Self::BadCredential => row.status = StatusCode::FORBIDDEN,
+            Self::Unauthenticated { error: AuthError::Invalid | AuthError::Expired, .. } => {
+                row.status = StatusCode::FORBIDDEN;
+            }
             Self::Hub { error: HubError::Upstream(_) | HubError::Lie(_), .. } => {
                 row.code = Code::SERVER_ERROR;
                 row.words = format!("Server error: {}", row.words);
@@ -342,13 +359,15 @@ impl Rejection {
         }
     }
 
-    fn add_headers(&self, headers: &mut HeaderMap, style: Style) {
+    fn add_headers(&self, headers: &mut HeaderMap) {
         match self {
-            Self::NoCredential | Self::BadCredential
-                if style != Style::OpenMcp || matches!(self, Self::NoCredential) =>
-            {
-                headers
-                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tollgate\""));
+            Self::Unauthenticated { error: AuthError::Unavailable, .. } => {
+                headers.insert(header::RETRY_AFTER, 5.into());
+            }
+            // A client gets no further with another credential of the same kind.
+            Self::Unauthenticated { error: AuthError::Kind, .. } => {}
+            Self::Unauthenticated { challenge, .. } => {
+                headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
             }
             Self::WrongMethod { allow } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
@@ -378,6 +397,34 @@ fn unknown_server(server: &str) -> Row {
         reason: "unknown_server",
         words: format!("Server '{server}' not found"),
         outcome: Outcome::Denied,
+    }
+}
+
+fn auth_row(error: AuthError) -> Row {
+    let row = |status, code, reason, words: &str| Row {
+        status,
+        code,
+        reason,
+        words: words.into(),
+        outcome: Outcome::Denied,
+    };
+    let unauthenticated = |reason, words| row(StatusCode::UNAUTHORIZED, Code::UNAUTHENTICATED, reason, words);
+    match error {
+        AuthError::Missing => unauthenticated("no_credential", "API key required"),
+        AuthError::Invalid => unauthenticated("bad_credential", "Invalid API key"),
+        AuthError::Expired => unauthenticated("expired_credential", "the credential has expired"),
+        AuthError::Kind => row(
+            StatusCode::FORBIDDEN,
+            Code::FORBIDDEN,
+            "credential_kind",
+            "credentials of this kind are not taken here",
+        ),
+        AuthError::Unavailable => row(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Code::UNAVAILABLE,
+            "issuer_unavailable",
+            "the keys of the token's issuer cannot be read: try again",
+        ),
     }
 }
 

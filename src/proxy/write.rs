@@ -16,7 +16,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::rejection::{Rejection, Style};
-use super::{Ctx, body, headers};
+use super::standing::Standing;
+use super::{Ctx, body, cors, headers};
 use crate::mcp::{Answer, Code, Decoder, Id, RpcError, Verdict, encode_event};
 use crate::reply::{Body, Reply, Stream};
 use crate::telemetry::Outcome;
@@ -29,6 +30,8 @@ pub(super) struct Watching {
     pub(super) id: Option<Id>,
     /// Turns true when the gateway shuts down: open-ended streams then end.
     pub(super) draining: watch::Receiver<bool>,
+    /// Whether the caller may still have it.
+    pub(super) standing: Standing,
 }
 
 /// Runs `work`, unless the client leaves first and that ends it.
@@ -68,7 +71,10 @@ pub(super) async fn refuse(
 
 /// Writes a reply. A client that is gone is no error: there is nobody to tell.
 pub(super) async fn reply(session: &mut Session, ctx: &mut Ctx, reply: Reply, watching: Option<Watching>) {
-    let Reply { status, headers, body } = reply;
+    let Reply { status, mut headers, body } = reply;
+    if let Some(origin) = &ctx.origin {
+        cors::tell(&mut headers, origin);
+    }
     match body {
         Body::Whole(body) => {
             let Ok(head) =
@@ -150,6 +156,7 @@ struct Passing {
     id: Option<Id>,
     leaving_cancels: bool,
     draining: Option<watch::Receiver<bool>>,
+    standing: Option<Standing>,
     /// Whether the client still takes bytes.
     there: bool,
     /// Whether the client got less than a whole answer.
@@ -162,6 +169,7 @@ enum Next {
     End(Ending),
     ClientGone,
     Drained,
+    Revoked,
 }
 
 /// How an upstream's stream ended.
@@ -170,6 +178,8 @@ enum Ending {
     Whole,
     Broken,
     Late,
+    /// It goes on, but no longer for this caller.
+    Revoked,
 }
 
 impl Ending {
@@ -184,6 +194,9 @@ impl Ending {
             Self::Broken => {
                 (Code::BAD_UPSTREAM, "the server's stream broke before the response", Outcome::TransportError)
             }
+            Self::Revoked => {
+                (Code::UNAUTHENTICATED, "the credential is not good any longer", Outcome::Denied)
+            }
             Self::Late => (Code::TIMEOUT, "the server's response did not come in time", Outcome::Timeout),
         }
     }
@@ -193,6 +206,7 @@ impl Ending {
             Self::Whole => "upstream_no_response",
             Self::Broken => "upstream_truncated",
             Self::Late => "timeout",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -201,13 +215,14 @@ impl Passing {
     fn new(stream: Stream, watching: Option<Watching>) -> Self {
         let decoder = watching.as_ref().filter(|_| stream.events).map(|_| Decoder::new(LOOKED_AT_BYTES_MAX));
         let open_ended = stream.deadline.is_none();
-        let (id, leaving_cancels, draining) = match watching {
-            Some(watching) => {
-                (watching.id, watching.leaving_cancels, Some(watching.draining).filter(|_| open_ended))
+        let (id, leaving_cancels, draining, standing) = match watching {
+            Some(Watching { id, leaving_cancels, draining, standing }) => {
+                (id, leaving_cancels, Some(draining).filter(|_| open_ended), Some(standing))
             }
-            None => (None, true, None),
+            None => (None, true, None, None),
         };
-        Self { stream, decoder, outcome: None, id, leaving_cancels, draining, there: true, broken: false }
+        let outcome = None;
+        Self { stream, decoder, outcome, id, leaving_cancels, draining, standing, there: true, broken: false }
     }
 
     async fn run(&mut self, session: &mut Session) {
@@ -220,6 +235,7 @@ impl Passing {
                 Next::Piece(piece) => self.pass(session, piece).await,
                 Next::End(ending) => break self.end(session, ending).await,
                 Next::Drained => break self.finish(session).await,
+                Next::Revoked => break self.end(session, Ending::Revoked).await,
                 Next::ClientGone => self.there = false,
             }
             if !self.there && self.leaving_cancels {
@@ -243,6 +259,7 @@ impl Passing {
             _ = session.downstream_session.read_body_or_idle(true), if self.there => Next::ClientGone,
             () = passed(until) => Next::End(Ending::Late),
             () = begun(self.draining.as_mut()) => Next::Drained,
+            () = lost(self.standing.as_mut()) => Next::Revoked,
         }
     }
 
@@ -317,6 +334,13 @@ impl Passing {
 async fn passed(until: Option<Instant>) {
     match until {
         Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn lost(standing: Option<&mut Standing>) {
+    match standing {
+        Some(standing) => standing.lost().await,
         None => std::future::pending().await,
     }
 }

@@ -82,6 +82,13 @@ impl Checker<'_> {
     }
 
     pub(super) fn limits(&mut self, raw: &RawLimits) -> Limits {
+        if let (Some(each), Some(all)) = (&raw.connections_per_address, &raw.connections)
+            && each.value > all.value
+            && !self.is_default(each.span)
+        {
+            let message = "more than all `connections` together: it has no effect";
+            self.report.warn(each.span, Code::NoEffect, message);
+        }
         Limits {
             body_bytes_max: self.size(raw.body.as_ref()),
             header_bytes_max: self.size(raw.headers.as_ref()),

@@ -10,6 +10,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys};
+use x509_parser::time::ASN1Time;
 
 use super::Checker;
 use crate::conf::raw::{RawClientCertificates, RawTls, RawTlsVersion};
@@ -59,6 +60,14 @@ impl Checker<'_> {
             return;
         };
         let Some(chain) = chain else { return };
+        let is_over = |certificate: &CertificateDer<'_>| {
+            let parsed = x509_parser::parse_x509_certificate(certificate).ok();
+            parsed.is_some_and(|(_, parsed)| parsed.validity().not_after < ASN1Time::now())
+        };
+        if chain.first().is_some_and(is_over) {
+            let message = "a certificate whose time is over: clients refuse it";
+            self.report.warn(certificate.span, Code::Expired, message);
+        }
         match CertifiedKey::from_der(chain, private, &ring::default_provider()) {
             Ok(_) => {}
             Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {

@@ -1,0 +1,141 @@
+//! Names under which a listener may be spoken to, and pages that may speak to it.
+//! Not here: what such a page's browser is told (`cors`), and where the names are configured (`conf`).
+//!
+//! A page of another site can make a browser send requests here under a name that it controls (DNS rebinding), and
+//! cannot do so under an IP address, a loopback name or a name that the operator listed.
+
+use http::{HeaderMap, Uri, header};
+
+use super::rejection::{EdgeFault, Rejection};
+use crate::conf::Listener;
+
+/// Refuses a request that names no host or one that is not the listener's, and one of a page that may not call.
+pub(super) fn check(listener: &Listener, uri: &Uri, headers: &HeaderMap) -> Result<(), Rejection> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next(), uri.authority()) {
+        (Some(host), None, _) => host.to_str().map_err(|_| Rejection::Edge(EdgeFault::Host))?,
+        (None, _, Some(authority)) => authority.as_str(),
+        _ => return Err(Rejection::Edge(EdgeFault::NoHost)),
+    };
+    if !host_is_ours(listener, host) {
+        return Err(Rejection::Edge(EdgeFault::Host));
+    }
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    match (origins.next(), origins.next()) {
+        // Programs that are no browsers send none.
+        (None, _) => Ok(()),
+        (Some(origin), None) if origin.to_str().is_ok_and(|origin| origin_is_ours(listener, origin)) => {
+            Ok(())
+        }
+        _ => Err(Rejection::Edge(EdgeFault::Origin)),
+    }
+}
+
+fn host_is_ours(listener: &Listener, host: &str) -> bool {
+    let name = without_port(host);
+    is_local_or_address(name) || host_is_listed(listener, host) || host_is_listed(listener, name)
+}
+
+fn host_is_listed(listener: &Listener, host: &str) -> bool {
+    let public = listener.public_url.as_ref().and_then(Uri::authority);
+    listener.hosts.iter().any(|known| known.eq_ignore_ascii_case(host))
+        || public.is_some_and(|public| {
+            public.as_str().eq_ignore_ascii_case(host) || public.host().eq_ignore_ascii_case(host)
+        })
+}
+
+fn origin_is_ours(listener: &Listener, origin: &str) -> bool {
+    if listener.origins.iter().any(|known| known.eq_ignore_ascii_case(origin)) {
+        return true;
+    }
+    let Some((scheme, host)) = origin.split_once("://") else { return false };
+    let name = without_port(host);
+    let plain = !host.contains(['/', '?', '#', '@']);
+    plain
+        && ["http", "https"].iter().any(|known| known.eq_ignore_ascii_case(scheme))
+        && (is_loopback(name) || host_is_listed(listener, name))
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port))
+            if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) =>
+        {
+            name
+        }
+        _ => host,
+    }
+}
+
+fn is_loopback(name: &str) -> bool {
+    let address = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+fn is_local_or_address(name: &str) -> bool {
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse::<std::net::IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_one(host: &str, origin: Option<&str>, want: bool) {
+        let listener = Listener {
+            hosts: vec!["gw.example.com".into()],
+            origins: vec!["https://app.example.com".into()],
+            public_url: Some(Uri::from_static("https://mcp.example.com:8443")),
+            ..Listener::plain("main", ([127, 0, 0, 1], 0).into())
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, host.parse().unwrap());
+        if let Some(origin) = origin {
+            headers.insert(header::ORIGIN, origin.parse().unwrap());
+        }
+        assert_eq!(check(&listener, &Uri::from_static("/"), &headers).is_ok(), want, "{host} {origin:?}");
+    }
+
+    #[test]
+    fn names_that_are_ours() {
+        for host in [
+            "localhost",
+            "LOCALHOST:4444",
+            "127.0.0.1:80",
+            "[::1]:4444",
+            "10.1.2.3",
+            "gw.example.com:443",
+            "mcp.example.com",
+            "mcp.example.com:8443",
+        ] {
+            check_one(host, None, true);
+        }
+        for host in
+            ["evil.example", "localhost.evil.example", "gw.example.com.evil.example", "xgw.example.com", ""]
+        {
+            check_one(host, None, false);
+        }
+        for origin in [
+            "http://localhost:3000",
+            "https://127.0.0.1",
+            "https://app.example.com",
+            "https://GW.example.com",
+            "https://mcp.example.com:8443",
+        ] {
+            check_one("localhost", Some(origin), true);
+        }
+        for origin in [
+            "null",
+            "http://evil.example",
+            "http://localhost.evil.example",
+            "https://app.example.com.evil.example",
+            "http://app.example.com",
+            "http://localhost@evil.example",
+            "file://localhost",
+            "http://10.1.2.3",
+        ] {
+            check_one("localhost", Some(origin), false);
+        }
+    }
+}
