@@ -184,3 +184,6 @@ fn costs(conf: &Conf, catalog: &Snapshot, found: &mut Vec<Mistake>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

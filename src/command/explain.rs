@@ -94,7 +94,7 @@ fn answer(conf: &Conf, catalog: &Snapshot, question: &Question) -> Result<Answer
     let (label, caller) = caller(conf, question)?;
     let (words, demand) = demand(question)?;
     let id = &question.server;
-    let asked = format!("{label} ({}) {words} `{id}`", caller.kind.as_str());
+    let asked = format!("{label} ({}) wants to {words} `{id}`", caller.kind.as_str());
     let Some(server) = catalog.server(id) else {
         let notes = vec![unknown_server(catalog, id)];
         let outcome = Outcome::Denied(Denial::NoServer);
