@@ -121,7 +121,6 @@ impl Server {
         })
     }
 
-
     /// `server-everything` over Streamable HTTP. It takes its port from us, so another process may be faster: try again.
     #[track_caller]
     pub(crate) fn everything() -> Self {
