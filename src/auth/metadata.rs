@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 
 use super::jwt::without_slash;
 use crate::conf;
-use crate::egress;
 
 /// Where the metadata of a door is: this, and then the door's path (RFC 9728 section 3.1).
 pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
@@ -80,13 +79,7 @@ pub struct ResourceServer {
 
 impl ResourceServer {
     pub(super) fn new(auth: &conf::Auth) -> Self {
-        let mut servers = auth.authorization_servers.clone();
-        if servers.is_empty() {
-            let names = auth.issuers.iter().filter_map(|issuer| issuer.issuer.clone());
-            servers = names
-                .filter(|name| name.parse().is_ok_and(|name: Uri| egress::is_acceptable(&name)))
-                .collect();
-        }
+        let servers = auth.authorization_servers.clone();
         Self { servers, scopes: auth.scopes.clone() }
     }
 

@@ -4,6 +4,7 @@
 //! The words are ours: no text of an upstream, no address and no name that the caller may not see is in them.
 
 mod denied;
+mod unauthenticated;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -76,6 +77,8 @@ pub(super) enum EdgeFault {
     Host,
     Origin,
     Network,
+    /// The head cannot be forwarded, such as one whose `Connection` names what is not one hop's own.
+    Unfit,
 }
 
 impl EdgeFault {
@@ -86,6 +89,7 @@ impl EdgeFault {
             Self::Host => (S::FORBIDDEN, "host", "this Host is not served here: list it in `hosts`"),
             Self::Origin => (S::FORBIDDEN, "origin", "this Origin may not call: list it in `origins`"),
             Self::Network => (S::FORBIDDEN, "network", "no calls are taken from this address"),
+            Self::Unfit => (S::BAD_REQUEST, "unfit_head", "these headers cannot be forwarded"),
         };
         Row { status, code: Code::INVALID_REQUEST, reason, words: words.into(), outcome: Outcome::Denied }
     }
@@ -219,7 +223,7 @@ impl Rejection {
             Self::HeadersTooLarge => {
                 bad(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "too many or too large headers")
             }
-            Self::Unauthenticated(error) => auth_row(*error),
+            Self::Unauthenticated(error) => unauthenticated::row(*error),
             Self::Limited(limited) => limited.row(),
             Self::BodyTooLarge { bytes_max } => Row {
                 words: format!("the body is longer than {bytes_max} bytes"),
@@ -397,34 +401,6 @@ fn unknown_server(server: &str) -> Row {
         reason: "unknown_server",
         words: format!("Server '{server}' not found"),
         outcome: Outcome::Denied,
-    }
-}
-
-fn auth_row(error: AuthError) -> Row {
-    let row = |status, code, reason, words: &str| Row {
-        status,
-        code,
-        reason,
-        words: words.into(),
-        outcome: Outcome::Denied,
-    };
-    let unauthenticated = |reason, words| row(StatusCode::UNAUTHORIZED, Code::UNAUTHENTICATED, reason, words);
-    match error {
-        AuthError::Missing => unauthenticated("no_credential", "API key required"),
-        AuthError::Invalid => unauthenticated("bad_credential", "Invalid API key"),
-        AuthError::Expired => unauthenticated("expired_credential", "the credential has expired"),
-        AuthError::Kind => row(
-            StatusCode::FORBIDDEN,
-            Code::FORBIDDEN,
-            "credential_kind",
-            "credentials of this kind are not taken here",
-        ),
-        AuthError::Unavailable => row(
-            StatusCode::SERVICE_UNAVAILABLE,
-            Code::UNAVAILABLE,
-            "issuer_unavailable",
-            "the keys of the token's issuer cannot be read: try again",
-        ),
     }
 }
 

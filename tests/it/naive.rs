@@ -16,7 +16,7 @@ use crate::meter::Meter;
 use crate::recorder::Believes;
 
 /// How long it waits for an answer of the upstream: on loopback, what has not come by then will not.
-const PATIENCE: Duration = Duration::from_millis(150);
+const PATIENCE: Duration = Duration::from_millis(400);
 
 struct Shared {
     upstream: SocketAddr,
