@@ -167,6 +167,7 @@ fn build(
     let control_socket = bridge.socket().with_file_name("control.sock");
     let forwarding = Forwarding::new(&control_socket).map_err(|e| internal(&e))?;
     let control = Arc::new(Control {
+        listeners: conf.listeners.clone(),
         entrance: Arc::clone(&entrance),
         buckets: Arc::clone(&buckets),
         hub: Arc::clone(&hub),

@@ -22,6 +22,7 @@ mod claims;
 mod credentials;
 mod entrance;
 mod explain;
+mod introduction;
 mod jwt;
 mod key;
 mod key_source;
@@ -52,6 +53,7 @@ use table::Table;
 pub use certificate::CertificateNames;
 pub use entrance::{Entrance, InForce};
 pub use explain::{Considered, consider};
+pub use introduction::Introduction;
 pub use key::KeyError;
 pub use key_source::FileError;
 pub use metadata::{Challenge, Resource, ResourceServer, WELL_KNOWN};
@@ -203,14 +205,13 @@ pub enum AuthError {
 }
 
 impl AuthError {
-    /// What a client is told in a challenge.
-    pub fn challenge(self) -> Challenge<'static> {
+    /// What a client is told in a challenge, if another credential would help.
+    pub fn challenge(self) -> Option<Challenge<'static>> {
         match self {
-            Self::Missing => Challenge::Missing,
-            Self::Expired => Challenge::Invalid("the credential has expired"),
-            Self::Invalid | Self::Kind | Self::Unavailable => {
-                Challenge::Invalid("the credential is not good here")
-            }
+            Self::Missing => Some(Challenge::Missing),
+            Self::Expired => Some(Challenge::Invalid("the credential has expired")),
+            Self::Invalid => Some(Challenge::Invalid("the credential is not good here")),
+            Self::Kind | Self::Unavailable => None,
         }
     }
 }

@@ -24,9 +24,9 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::auth::{self, Caller, Entrance, InForce, Presented};
+use crate::auth::{self, Caller, Entrance, InForce, Introduction, Presented, Resource};
 use crate::bridge::Bridge;
-use crate::conf::Limit;
+use crate::conf::{Kinds, Limit, Listener};
 use crate::hub::Hub;
 use crate::limit::{Buckets, Decision, Draw, Layer};
 use crate::telemetry::{Audit, Meters};
@@ -36,6 +36,8 @@ pub use settings::Settings;
 
 /// What the routes work on.
 pub struct Control {
+    /// Where requests come in, before the proxy hands them on.
+    pub listeners: Vec<Listener>,
     /// Who may call, and how often.
     pub entrance: Arc<Entrance>,
     /// Their buckets, the same ones as the proxy's.
@@ -200,13 +202,26 @@ async fn authenticate(
     headers: &HeaderMap,
     uri: &Uri,
 ) -> Result<Arc<Caller>, ControlError> {
-    let presented = Presented { query: uri.query(), ..Presented::headers(headers) };
+    let introduction = Introduction::find(headers);
+    let named = introduction.as_ref().map(|introduction| introduction.listener.as_str());
+    let listener = control.listeners.iter().find(|listener| Some(listener.name.as_str()) == named);
+    let public_url = listener.and_then(|listener| listener.public_url.as_ref());
+    // The control plane is no resource of its own: its tokens are the whole gateway's.
+    let resource = public_url.map(|public_url| Resource { public_url, path: "" });
+    let presented = Presented {
+        headers,
+        query: uri.query(),
+        certificate: introduction.as_ref().and_then(Introduction::certificate),
+        resource,
+        kinds: listener.map_or(Kinds::ALL, |listener| listener.kinds),
+    };
     let result = in_force.authenticator.authenticate(&presented).await;
     let (method, result_name) = auth::labels(result.as_deref().map_err(|error| *error));
     control.meters.authentications(method, result_name).inc();
-    result.map_err(|error| ControlError::Unauthenticated {
-        error,
-        challenge: in_force.authenticator.resource_server().challenge(None, error.challenge()),
+    result.map_err(|error| {
+        let server = in_force.authenticator.resource_server();
+        let challenge = error.challenge().map(|why| server.challenge(resource, why));
+        ControlError::Unauthenticated { error, challenge }
     })
 }
 

@@ -29,7 +29,7 @@
 //! proxy     -> auth catalog conf hub limit listener mcp reply telemetry upstream
 //! control   -> auth bridge catalog conf document hub limit telemetry upstream
 //! hub       -> auth catalog conf mcp reply session telemetry upstream
-//! upstream  -> auth bridge catalog egress mcp telemetry
+//! upstream  -> auth bridge catalog conf egress mcp telemetry
 //! bridge    -> catalog conf mcp
 //! sample    -> mcp
 //! session   -> conf
@@ -37,7 +37,7 @@
 //! limit     -> conf
 //! listener  -> conf telemetry
 //! telemetry -> conf mcp
-//! catalog   -> conf document
+//! catalog   -> conf document egress
 //! conf      -> document
 //! document  ->
 //! egress    ->

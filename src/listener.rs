@@ -7,14 +7,17 @@
 
 mod accept;
 mod bind;
+mod certificate;
 mod connection;
 mod deadline;
 mod io;
 mod places;
 mod proxy_protocol;
+mod tls;
 mod transport;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -41,6 +44,16 @@ pub enum ListenError {
         address: SocketAddr,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// A TLS file cannot be used.
+    #[error("listener `{listener}`: {}: {fault}", path.display())]
+    Tls {
+        /// The listener's name.
+        listener: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it; nothing of its content.
+        fault: String,
     },
 }
 
@@ -69,21 +82,42 @@ impl Listening {
         A: ServerApp + Send + Sync + 'static,
     {
         let places = Places::new(self.limits.connections_max, self.limits.connections_per_address_max);
-        let accepting = self.bound.into_iter().filter_map(|bound| {
-            let meters = meters.listener(&bound.listener.name);
+        let serving = self.bound.into_iter().map(|bound| {
             let reception = Arc::new(Reception {
+                meters: meters.listener(&bound.listener.name),
                 listener: bound.listener,
                 limits: self.limits,
                 places: Arc::clone(&places),
-                meters,
+                secured: bound.secured,
             });
-            let socket = TcpListener::from_std(bound.socket)
-                .inspect_err(|error| tracing::error!(%error, "a bound socket cannot be used"))
-                .ok()?;
-            Some(reception.accept(socket, Arc::clone(&app), draining.clone()))
+            serve_one(reception, bound.socket, Arc::clone(&app), draining.clone())
         });
-        join_all(accepting).await;
+        join_all(serving).await;
         app.cleanup().await;
+    }
+}
+
+/// One listener: it accepts, and takes over changed TLS files meanwhile.
+async fn serve_one<A>(
+    reception: Arc<Reception>,
+    socket: std::net::TcpListener,
+    app: Arc<A>,
+    draining: ShutdownWatch,
+) where
+    A: ServerApp + Send + Sync + 'static,
+{
+    let socket = match TcpListener::from_std(socket) {
+        Ok(socket) => socket,
+        Err(error) => return tracing::error!(%error, "a bound socket cannot be used"),
+    };
+    let (secured, meters) = (reception.secured.clone(), Arc::clone(&reception.meters));
+    let accepting = reception.accept(socket, app, draining);
+    match secured {
+        None => accepting.await,
+        Some(secured) => tokio::select! {
+            () = accepting => {}
+            () = secured.watch(&meters) => {}
+        },
     }
 }
 

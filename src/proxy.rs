@@ -15,6 +15,7 @@ mod forward;
 mod framing;
 mod headers;
 mod names;
+mod oauth;
 mod record;
 mod rejection;
 mod route;
@@ -45,6 +46,7 @@ use crate::conf::Limits;
 use crate::hub::Hub;
 use crate::limit::Decision;
 use crate::listener::Connection;
+use crate::reply::Reply;
 use body::Pace;
 use door::Door;
 use forward::Forward;
@@ -104,8 +106,24 @@ impl Proxy {
             self.admission.arrive(address, &mut ctx.tally)?;
         }
         self.admission.inspect(&connection.listener, request)?;
-        // The control plane asks for the caller's token itself.
-        if matches!(door, Door::Control) { self.admission.settle(&mut ctx.tally) } else { Ok(()) }
+        // The control plane asks for the caller's token itself, and metadata is for everybody.
+        if matches!(door, Door::Control | Door::Metadata) {
+            self.admission.settle(&mut ctx.tally)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Where a token for the door can be had.
+    fn metadata(&self, session: &Session) -> std::result::Result<Reply, Rejection> {
+        let connection = Connection::of(session).ok_or(Rejection::NoDoor)?;
+        oauth::metadata(&self.admission.resource_server(), connection, session.req_header())
+    }
+
+    /// What is said beside a refusal that another credential would help against.
+    fn challenge(&self, session: &Session, rejection: &Rejection) -> Option<HeaderValue> {
+        let server = self.admission.resource_server();
+        oauth::challenge(&server, Connection::of(session)?, session.req_header(), rejection)
     }
 
     /// Ends open streams and asks clients to reconnect elsewhere once `draining` turns true.
@@ -192,6 +210,13 @@ impl ProxyHttp for Proxy {
                     ctx.stage = Stage::Forwarding(Box::new(self.forwarding.to_control()));
                     return Ok(false);
                 }
+                Door::Metadata => match self.metadata(session) {
+                    Ok(reply) => {
+                        write::reply(session, ctx, reply, None).await;
+                        None
+                    }
+                    Err(rejection) => Some(rejection),
+                },
                 Door::Raw { id, rest } => {
                     let forwarded = forward::to_server(&self.admission, session, ctx, &view, (&id, &rest));
                     match Box::pin(forwarded).await {
@@ -215,7 +240,8 @@ impl ProxyHttp for Proxy {
         if let Some(rejection) = refused {
             // Whoever is refused pays for it, and is told so if that is more than there is.
             let rejection = self.admission.settle(&mut ctx.tally).err().unwrap_or(rejection);
-            Box::pin(write::refuse(session, ctx, &rejection, style)).await?;
+            let challenge = self.challenge(session, &rejection);
+            Box::pin(write::refuse(session, ctx, &rejection, style, challenge)).await?;
         }
         ctx.stage = Stage::Answered;
         if ctx.broken.load(Ordering::Relaxed) {
@@ -306,7 +332,7 @@ impl ProxyHttp for Proxy {
         if session.response_written().is_none() && !client_left {
             let slow = error.etype() == &ErrorType::HTTPStatus(StatusCode::REQUEST_TIMEOUT.as_u16());
             let rejection = if slow { Rejection::BodyTooSlow } else { Rejection::ForwardFailed };
-            let _ = write::refuse(session, ctx, &rejection, rejection::Style::Plain).await;
+            let _ = write::refuse(session, ctx, &rejection, rejection::Style::Plain, None).await;
         } else {
             ctx.record.client_gone();
         }

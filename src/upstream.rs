@@ -6,6 +6,7 @@
 //! health and its counters; the rest is made anew, and what is gone ends with its last call.
 
 mod activity;
+mod credential;
 mod endpoint;
 mod health;
 mod http;
@@ -23,8 +24,11 @@ use tokio::time::{Instant, timeout};
 
 use crate::auth::{Allowed, Caller, Policy, Rulebook};
 use crate::catalog::{Remote, RemoteKind, Runtime, Server, ServerId, Snapshot, Timeouts};
+use crate::egress;
 use crate::telemetry::{Meters, ServerMeters};
 pub use activity::Activity;
+use credential::Proof;
+pub use credential::Shown;
 pub use endpoint::InFlight;
 pub use http::Answer;
 use http::{Connector, Connectors, SendError};
@@ -45,6 +49,9 @@ pub enum UpstreamError {
     /// The connection broke after bytes were sent: whether the call ran is unknown, so it is never sent again.
     #[error("the connection broke before an answer came")]
     Broken,
+    /// The gateway's own credential for the server cannot be had. Nothing was sent; safe to try again later.
+    #[error("no credential for the server")]
+    Credential,
     /// No answer began in time. The call may be running.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
@@ -104,6 +111,7 @@ pub struct Upstream {
 struct Reach {
     pool: Pool,
     connector: Connector,
+    proof: Option<Arc<Proof>>,
 }
 
 /// A raw upstream's address, resolved.
@@ -121,6 +129,8 @@ pub struct RawTarget {
     pub path: String,
     /// Headers added to every request: the upstream's own credentials.
     pub headers: HeaderMap,
+    /// What of them was fetched or read for this request.
+    pub shown: Option<Shown>,
 }
 
 /// The state of one endpoint, for people.
@@ -159,7 +169,17 @@ impl Upstream {
         };
         let endpoint = self.reach.pool.pick(None, &[])?.ok_or(UpstreamError::NoneHealthy)?;
         let target = timeout(self.timeouts().connect, endpoint.resolve()).await;
-        target.ok().flatten().map(Some).ok_or(UpstreamError::Unreachable)
+        let mut target = target.ok().flatten().ok_or(UpstreamError::Unreachable)?;
+        target.shown = self.show(&mut target.headers).await?;
+        Ok(Some(target))
+    }
+
+    /// Puts the gateway's own credential into `headers`, if the server wants one.
+    async fn show(&self, headers: &mut HeaderMap) -> Result<Option<Shown>, UpstreamError> {
+        match &self.reach.proof {
+            Some(proof) => proof.show(headers).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     fn timeouts(&self) -> &Timeouts {
@@ -197,6 +217,8 @@ impl View {
 pub struct Fleet {
     view: ArcSwap<View>,
     connectors: Connectors,
+    /// Fetches tokens of the gateway's own.
+    egress: Arc<egress::Client>,
     idle_connections_max: usize,
     bridge_socket: PathBuf,
     meters: Arc<Meters>,
@@ -214,6 +236,7 @@ impl Fleet {
         let fleet = Self {
             view: ArcSwap::from_pointee(View { catalog: empty, upstreams: HashMap::new() }),
             connectors: Connectors::default(),
+            egress: Arc::default(),
             idle_connections_max,
             bridge_socket: bridge_socket.to_owned(),
             meters,
@@ -262,12 +285,14 @@ impl Fleet {
 
     fn reach(&self, server: &Server, known: Option<&Arc<Upstream>>) -> Reach {
         let before = known.map(|known| known.reach.pool.endpoints()).unwrap_or_default();
-        let pool = Pool::new(server, before, self.idle_connections_max);
+        let shown_before = known.and_then(|known| known.reach.proof.as_ref());
+        let proof = Proof::of(&server.runtime, shown_before, &self.egress);
+        let pool = Pool::new(server, before, self.idle_connections_max, proof.as_ref());
         let connector = match &server.runtime {
             Runtime::Local(_) => self.connectors.unix(&self.bridge_socket),
             Runtime::Remote(remote) => self.connectors.net(remote, server.timeouts.connect),
         };
-        Reach { pool, connector }
+        Reach { pool, connector, proof }
     }
 
     /// Checks the health of endpoints until `shutdown` turns true.
@@ -285,6 +310,7 @@ impl Fleet {
         mut outgoing: Outgoing,
     ) -> Result<Arrived, UpstreamError> {
         let Route { upstream, pin } = route.get();
+        let shown = upstream.show(&mut outgoing.headers).await?;
         let mut tried = Vec::new();
         loop {
             let Some(endpoint) = upstream.reach.pool.pick(*pin, &tried)? else {
@@ -302,6 +328,9 @@ impl Fleet {
             match timeout(upstream.timeouts().response, answer).await {
                 Ok(Ok(response)) => {
                     endpoint.answered();
+                    if let Some(shown) = &shown {
+                        shown.answered(response.status());
+                    }
                     let took = sent_at.elapsed();
                     let attempts = u32::try_from(tried.len()).unwrap_or(u32::MAX);
                     return Ok(Arrived { response, endpoint: endpoint.key(), took, attempts, in_flight });

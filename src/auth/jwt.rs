@@ -78,12 +78,14 @@ impl Weighter<Digest, Arc<Verified>> for Size {
 impl Issuer {
     fn new(conf: &conf::Issuer, cool_down: Duration) -> Result<Self, FileError> {
         let algorithms: Vec<_> = conf.algorithms.iter().map(|algorithm| library_name(*algorithm)).collect();
-        let mut validation = Validation::default();
-        validation.algorithms = algorithms;
-        validation.leeway = conf.leeway.as_secs();
-        validation.validate_nbf = true;
-        // Audiences depend on the door, so they are compared for each request.
-        validation.validate_aud = false;
+        let mut validation = Validation {
+            algorithms,
+            leeway: conf.leeway.as_secs(),
+            validate_nbf: true,
+            // Audiences depend on the door, so they are compared for each request.
+            validate_aud: false,
+            ..Validation::default()
+        };
         let mut required = vec!["exp", "sub"];
         if conf.audience_required {
             required.push("aud");
@@ -191,6 +193,12 @@ impl Tokens {
             cache.insert(digest, Arc::clone(&verified));
         }
         verified
+    }
+
+    /// What is remembered, in KiB of tokens.
+    #[cfg(test)]
+    pub(super) fn remembered_weight(&self) -> u64 {
+        self.verified.as_ref().map_or(0, Cache::weight)
     }
 
     /// A token that was good, unless its time or its key's has come since.

@@ -1,6 +1,7 @@
-//! Where an issuer's keys come from, and when they are read again: a file when it changes, an address by age and when
-//! a token names a key that is not known.
+//! Where an issuer's keys come from, and when they are read again.
 //! Not here: what a key is (`key`); the requests themselves (`egress`).
+//!
+//! A file is read again when it changes, an address by age and when a token names a key that is not known.
 //!
 //! Reading is the work of one task, [`Keys::keep`], so that there is never more than one request to an issuer at a
 //! time. Requests that meet an unknown key only ask it to read, at most once in [`COOL_DOWN`] over all of them, and

@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 
 use super::jwt::without_slash;
 use crate::conf;
-use crate::egress;
 
 /// Where the metadata of a door is: this, and then the door's path (RFC 9728 section 3.1).
 pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
@@ -68,7 +67,7 @@ pub enum Challenge<'c> {
     /// The one that came is no good; in a few words, why.
     Invalid(&'c str),
     /// It is good, but lacks scopes. All that the operation needs, those that the caller has as well.
-    Scopes(&'c [&'c str]),
+    Scopes(&'c [Box<str>]),
 }
 
 /// What clients are told about where to get a token.
@@ -80,13 +79,7 @@ pub struct ResourceServer {
 
 impl ResourceServer {
     pub(super) fn new(auth: &conf::Auth) -> Self {
-        let mut servers = auth.authorization_servers.clone();
-        if servers.is_empty() {
-            let names = auth.issuers.iter().filter_map(|issuer| issuer.issuer.clone());
-            servers = names
-                .filter(|name| name.parse().is_ok_and(|name: Uri| egress::is_acceptable(&name)))
-                .collect();
-        }
+        let servers = auth.authorization_servers.clone();
         Self { servers, scopes: auth.scopes.clone() }
     }
 
@@ -200,7 +193,9 @@ mod tests {
                 "Bearer realm=\"tollgate\", error=\"invalid_token\", error_description=\"it has expired\", {place}, scope=\"read write\""
             )
         );
-        assert!(say(Challenge::Scopes(&["a", "b"])).ends_with(&format!("{place}, scope=\"a b\"")));
+        assert!(
+            say(Challenge::Scopes(&["a".into(), "b".into()])).ends_with(&format!("{place}, scope=\"a b\""))
+        );
         let document = server.document(door).unwrap();
         assert_eq!(document["resource"], "https://gw.example.com/servers/docs/mcp");
         assert_eq!(document["scopes_supported"], json!(["read", "write"]));

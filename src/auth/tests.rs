@@ -1,8 +1,10 @@
 //! Tests of authentication: which credential is taken, which is refused, and what it allows.
 //! Not here: the code under test (`auth` and its files); forged tokens, key sets and changes (`tests/`).
 
+mod changes;
 mod forgeries;
 mod issuer;
+mod key_sets;
 
 use futures_util::FutureExt as _;
 use serde_json::json;

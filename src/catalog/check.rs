@@ -2,6 +2,7 @@
 //! Not here: the form (`raw`), reading files (`load`), runtimes, rules and limits (`check/`).
 
 mod client;
+mod credential;
 mod redundant;
 mod rules;
 mod runtime;

@@ -1,6 +1,7 @@
 //! The form of `catalog.yaml`, as serde and editors see it. Every field's comment is its documentation.
 //! Not here: what is accepted in the end, and the defaults (`check`); rules and limits (`raw/`).
 
+mod credential;
 mod rule;
 mod throttle;
 
@@ -8,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::document::{At, Entries, Period};
+pub(super) use credential::{RawBasic, RawClientCredentials, RawCredential};
 pub(super) use rule::{RawActions, RawRule, RawWho};
 pub(super) use throttle::{RawShared, RawTool};
 
@@ -51,6 +53,8 @@ pub(super) struct RawServer {
     pub(super) env: Option<At<Entries<At<String>>>>,
     /// Headers added to every request to a remote server, such as its credentials.
     pub(super) headers: Option<At<Entries<At<String>>>>,
+    /// What the gateway shows of itself to a remote server, instead of a header `Authorization`.
+    pub(super) auth: Option<At<RawCredential>>,
     /// Deadlines of its calls.
     pub(super) timeouts: Option<RawTimeouts>,
     /// How the health of a remote server's endpoints is checked.
@@ -173,6 +177,8 @@ pub(super) struct RawClientServer {
     pub(super) endpoints: Option<At<Vec<At<RawEndpoint>>>>,
     /// Headers added to every request to a remote server.
     pub(super) headers: Option<At<Entries<At<String>>>>,
+    /// What the gateway shows of itself to a remote server, instead of a header `Authorization`.
+    pub(super) auth: Option<At<RawCredential>>,
     /// Its name for people. Default: the id.
     pub(super) display_name: Option<String>,
     /// What it is for.

@@ -14,6 +14,11 @@ fn base() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("bin")).unwrap();
     std::fs::create_dir(dir.path().join("sub")).unwrap();
+    for (name, mode) in [("token", 0o600), ("exposed", 0o644)] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, "s3cret-in-a-file\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
     for (name, mode) in [("bin/mcp", 0o755), ("bin/npx", 0o755), ("bin/plain", 0o644)] {
         let path = dir.path().join(name);
         std::fs::write(&path, "").unwrap();
@@ -25,6 +30,7 @@ fn base() -> tempfile::TempDir {
 fn variable(name: &str) -> Option<String> {
     let value = match name {
         "PATH" => "bin",
+        "SECRET" => "s3cret",
         "TOKEN" => "s3cret-token",
         "PORT" => "8080",
         "COUNT" => "3",
@@ -65,6 +71,9 @@ fn render(snapshot: &Snapshot) -> String {
                 for (name, value) in &remote.headers {
                     assert!(value.is_sensitive(), "{name} would be seen in logs");
                     writeln!(out, "  header {name}: {}", value.to_str().unwrap()).unwrap();
+                }
+                if let Some(credential) = &remote.credential {
+                    writeln!(out, "  {credential:?}").unwrap();
                 }
                 writeln!(out, "  {:?}", remote.health).unwrap();
             }

@@ -36,7 +36,7 @@ pub struct Auth {
     /// What callers without a credential may do; `None` refuses them once anything else is configured.
     pub anonymous: Option<Grant>,
     /// Authorization servers that OAuth clients are sent to (RFC 9728 section 2), as their own metadata spells them.
-    /// Empty means: the issuers whose name is an address.
+    /// Empty means that there is none.
     pub authorization_servers: Vec<String>,
     /// Scopes that OAuth clients are told to ask for (`scopes_supported`, and the challenge of a 401).
     pub scopes: Vec<String>,

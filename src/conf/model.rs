@@ -81,7 +81,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Every bound of the gateway. Defaults and reasons stand with the raw form in `conf/raw.rs`.
+/// Every bound of the gateway. Defaults and reasons stand with the raw form in `conf/raw/limit.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// A request body, in bytes.

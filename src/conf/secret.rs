@@ -35,8 +35,8 @@ pub(super) fn hex(text: &str) -> Option<[u8; 32]> {
     (0..32).map(byte).collect::<Option<Vec<u8>>>()?.try_into().ok()
 }
 
-/// Reads the secret in a file, without the newline that editors and `echo` end it with.
-pub(super) fn read_file(path: &Path) -> io::Result<String> {
+/// Reads the secret in a file of at most 64 KiB, without the newline that editors and `echo` end it with.
+pub fn read_file(path: &Path) -> io::Result<String> {
     // Asked first, because opening a pipe waits for a writer.
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
@@ -50,7 +50,7 @@ pub(super) fn read_file(path: &Path) -> io::Result<String> {
 }
 
 /// Whether others than its owner can read a file.
-pub(super) fn is_exposed(path: &Path) -> bool {
+pub fn is_exposed(path: &Path) -> bool {
     !MOUNTED.iter().any(|mounted| path.starts_with(mounted))
         && std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o044 != 0)
 }

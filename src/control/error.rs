@@ -16,8 +16,8 @@ pub(super) enum ControlError {
     Unauthenticated {
         /// Why.
         error: AuthError,
-        /// What tells the client where to get a credential.
-        challenge: HeaderValue,
+        /// What tells the client where to get a credential that helps.
+        challenge: Option<HeaderValue>,
     },
     /// The request itself is wrong.
     BadRequest(&'static str),
@@ -40,7 +40,7 @@ impl IntoResponse for ControlError {
         let mut headers = HeaderMap::new();
         let (status, message) = match self {
             Self::Unauthenticated { error, challenge } => {
-                headers.insert(header::WWW_AUTHENTICATE, challenge);
+                headers.extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
                 unauthenticated(error)
             }
             Self::BadRequest(message) => (StatusCode::BAD_REQUEST, message.into()),

@@ -13,10 +13,12 @@ use pingora_core::server::ShutdownWatch;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::certificate;
 use super::connection::Connection;
 use super::io::{Io, PREFACE, Parts};
 use super::places::{Place, Places};
 use super::proxy_protocol::{self, Named};
+use super::tls::Secured;
 use super::transport::{Transport, Wire};
 use crate::conf::{Limits, Listener};
 use crate::telemetry::{Cut, ListenerMeters, OpenConnection};
@@ -30,6 +32,7 @@ pub(super) struct Reception {
     pub(super) limits: Limits,
     pub(super) places: Arc<Places>,
     pub(super) meters: Arc<ListenerMeters>,
+    pub(super) secured: Option<Arc<Secured>>,
 }
 
 /// A connection that may be made ready.
@@ -146,14 +149,34 @@ impl Reception {
                 place = self.may_connect(peer, place)?;
             }
         }
-        let mut multiplexed = false;
-        if self.listener.h2c {
-            let told = timeout_at(until, speaks_h2(&mut wire)).await;
-            multiplexed = told.map_err(|_| Cut::Head)?.unwrap_or_default();
-        }
-        let connection = Arc::new(Connection::new(Arc::clone(&self.listener), peer));
-        let parts = Parts { connection, accepted, place, open, meters: Arc::clone(&self.meters) };
-        Io::new(Transport::Plain(wire), multiplexed, parts, &self.limits).map_err(|_| Cut::Head)
+        let mut connection = Connection::new(Arc::clone(&self.listener), peer);
+        let (transport, multiplexed) = match &self.secured {
+            Some(secured) => {
+                let agreed = timeout_at(until, secured.acceptor().accept(wire)).await;
+                let stream = agreed.map_err(|_| Cut::Head)?.map_err(|_| Cut::Tls)?;
+                let (_, agreed) = stream.get_ref();
+                connection.secure = true;
+                let shown = agreed.peer_certificates().and_then(|chain| chain.first());
+                connection.certificate =
+                    shown.map(|leaf| certificate::read(leaf).ok_or(Cut::Tls)).transpose()?;
+                let multiplexed = agreed.alpn_protocol() == Some(b"h2");
+                (Transport::Secure(Box::new(stream)), multiplexed)
+            }
+            None if self.listener.h2c => {
+                let told = timeout_at(until, speaks_h2(&mut wire)).await;
+                let multiplexed = told.map_err(|_| Cut::Head)?.unwrap_or_default();
+                (Transport::Plain(wire), multiplexed)
+            }
+            None => (Transport::Plain(wire), false),
+        };
+        let parts = Parts {
+            connection: Arc::new(connection),
+            accepted,
+            place,
+            open,
+            meters: Arc::clone(&self.meters),
+        };
+        Io::new(transport, multiplexed, parts, &self.limits).map_err(|_| Cut::Head)
     }
 }
 

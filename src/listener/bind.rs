@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::sys::socket::{self, Backlog, setsockopt, sockopt};
 
 use super::ListenError;
+use super::tls::Secured;
 use crate::conf::{Conf, Limits, Listener};
 
 /// Connections that the kernel holds for us while all workers are busy.
@@ -17,7 +18,6 @@ const BACKLOG: i32 = 4096;
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// A bound socket that does not accept yet.
-#[derive(Debug)]
 pub struct Bound {
     /// What it belongs to.
     pub listener: Arc<Listener>,
@@ -26,11 +26,13 @@ pub struct Bound {
     /// The address that was asked for, if it was refused for want of credentials.
     pub instead_of: Option<SocketAddr>,
     pub(super) socket: TcpListener,
+    pub(super) secured: Option<Arc<Secured>>,
 }
 
 impl Bound {
     /// Binds a listener's address; the loopback address of the same port if nobody has to authenticate.
     pub(super) fn bind(conf: &Conf, listener: &Listener) -> Result<Self, ListenError> {
+        let secured = listener.tls.as_ref().map(|tls| Secured::load(&listener.name, tls)).transpose()?;
         let instead = conf.loopback_instead(listener);
         let address = instead.unwrap_or(listener.address);
         let failed = |source| ListenError::Bind { address, source };
@@ -38,7 +40,13 @@ impl Bound {
         prepare(&socket, &conf.limits).map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
         let instead_of = instead.map(|_| listener.address);
-        Ok(Self { listener: Arc::new(listener.clone()), address, instead_of, socket })
+        Ok(Self {
+            listener: Arc::new(listener.clone()),
+            address,
+            instead_of,
+            socket,
+            secured: secured.map(Arc::new),
+        })
     }
 }
 

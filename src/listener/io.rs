@@ -31,6 +31,10 @@ const GATHERED_BYTES_MAX: usize = 1460;
 const SLICES_MAX: usize = 8;
 /// The preface of HTTP/2 (RFC 9113 section 3.4), after which its idle timeout counts.
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What the line ends of a head, and the piece of a body that is read with it, may take besides its headers and path.
+const HEAD_BYTES_BESIDES: usize = 16 << 10;
+const TOO_LONG: &[u8] =
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 /// One connection.
@@ -44,6 +48,9 @@ pub(super) struct Io {
     /// How much of `gathered` has been written.
     written: usize,
     head: HeadDeadline,
+    /// The number of the head that is read, and how much of it has come.
+    head_bytes: (u32, usize),
+    head_bytes_max: usize,
     patience: Patience,
     connection: Arc<Connection>,
     proxy_digest: Arc<ProxyDigest>,
@@ -85,6 +92,9 @@ impl Io {
             gathered: Vec::new(),
             written: 0,
             head: HeadDeadline::new(limits.header_timeout, accepted),
+            head_bytes: (0, 0),
+            // Twice what is taken, so that whoever sends a little too much is told what.
+            head_bytes_max: (limits.header_bytes_max + limits.uri_bytes_max) * 2 + HEAD_BYTES_BESIDES,
             patience: Patience::new(limits.write_timeout, limits.body_bytes_per_second_min),
             connection,
             proxy_digest,
@@ -111,6 +121,23 @@ impl Io {
             let _ = Pin::new(&mut self.transport).poll_flush(cx);
         }
         io::ErrorKind::TimedOut.into()
+    }
+
+    /// Counts bytes of a head. Pingora would hold a mebibyte of it before it gave up.
+    fn is_too_long(&mut self, head: u32, bytes: usize) -> bool {
+        if self.head_bytes.0 != head {
+            self.head_bytes = (head, 0);
+        }
+        self.head_bytes.1 += bytes;
+        !self.multiplexed && self.head_bytes.1 > self.head_bytes_max
+    }
+
+    /// Tells a client that its head is too long, as far as that goes without waiting.
+    fn burst(&mut self, cx: &mut Context<'_>) -> io::Error {
+        self.meters.cut(Cut::LongHead);
+        let _ = Pin::new(&mut self.transport).poll_write(cx, TOO_LONG);
+        let _ = Pin::new(&mut self.transport).poll_flush(cx);
+        io::ErrorKind::InvalidData.into()
     }
 
     /// What a write or flush came to, unless it waits and the reader has used up its time.
@@ -203,7 +230,11 @@ impl AsyncRead for Io {
         let before = buf.filled().len();
         match Pin::new(&mut this.transport).poll_read(cx, buf) {
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
-                this.preface_left = this.preface_left.saturating_sub(buf.filled().len() - before);
+                let bytes = buf.filled().len() - before;
+                this.preface_left = this.preface_left.saturating_sub(bytes);
+                if this.is_too_long(head, bytes) {
+                    return Poll::Ready(Err(this.burst(cx)));
+                }
                 match this.head.more() {
                     Some(passed) => Poll::Ready(Err(this.cut(cx, passed))),
                     None => Poll::Ready(Ok(())),

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 /// A TCP socket, with bytes that were read ahead of those who want them.
 #[derive(Debug)]
@@ -97,12 +98,15 @@ impl AsyncWrite for Wire {
 #[derive(Debug)]
 pub(super) enum Transport {
     Plain(Wire),
+    /// Boxed, because it is many times larger.
+    Secure(Box<TlsStream<Wire>>),
 }
 
 impl Transport {
     pub(super) fn raw_fd(&self) -> RawFd {
         match self {
             Self::Plain(wire) => wire.socket.as_raw_fd(),
+            Self::Secure(stream) => stream.get_ref().0.socket.as_raw_fd(),
         }
     }
 }
@@ -111,6 +115,7 @@ impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(wire) => Pin::new(wire).poll_read(cx, buf),
+            Self::Secure(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
         }
     }
 }
@@ -119,6 +124,7 @@ impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(wire) => Pin::new(wire).poll_write(cx, buf),
+            Self::Secure(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
         }
     }
 
@@ -129,6 +135,7 @@ impl AsyncWrite for Transport {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(wire) => Pin::new(wire).poll_write_vectored(cx, bufs),
+            Self::Secure(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -139,12 +146,14 @@ impl AsyncWrite for Transport {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(wire) => Pin::new(wire).poll_flush(cx),
+            Self::Secure(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(wire) => Pin::new(wire).poll_shutdown(cx),
+            Self::Secure(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
 }

@@ -25,6 +25,11 @@ impl MirroredHeaders {
     pub const NAME: HeaderName = HeaderName::from_static("mcp-name");
     /// Prefix of headers that mirror arguments.
     pub const PARAM_PREFIX: &'static str = "mcp-param-";
+
+    /// Whether a header says again what the body says of its call. The version is no such header: it tells the era.
+    pub fn mirror(name: &HeaderName) -> bool {
+        *name == Self::METHOD || *name == Self::NAME || name.as_str().starts_with(Self::PARAM_PREFIX)
+    }
 }
 
 /// A modern request whose headers and body do not agree.

@@ -13,7 +13,9 @@ use super::rejection::Rejection;
 use super::standing::Standing;
 use super::toll::{Held, Tally, Tolls, Use};
 use super::{framing, names};
-use crate::auth::{self, Caller, CallerKind, CertificateNames, Entrance, InForce, Presented, Resource};
+use crate::auth::{
+    self, Caller, CallerKind, CertificateNames, Entrance, InForce, Presented, Resource, ResourceServer,
+};
 use crate::catalog::Server;
 use crate::conf::{Conf, Kinds, Limits, Listener};
 use crate::limit::{Address, Buckets, Gate};
@@ -70,8 +72,9 @@ impl Admission {
         if path > self.limits.uri_bytes_max {
             return Err(Rejection::UriTooLong);
         }
-        let bytes: usize =
-            request.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        // Any token is a method to Pingora, and no length too long.
+        let bytes = request.method.as_str().len()
+            + request.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
         if request.headers.len() > self.limits.header_count_max || bytes > self.limits.header_bytes_max {
             return Err(Rejection::HeadersTooLarge);
         }
@@ -136,16 +139,11 @@ impl Admission {
         let connection = Connection::of(session);
         let public_url = connection.and_then(|connection| connection.listener.public_url.as_ref());
         let resource = public_url.map(|public_url| Resource { public_url, path });
-        let certificate = connection.and_then(|connection| connection.certificate.as_ref());
         let presented = Presented {
             headers: &request.headers,
             // What is in the query of a raw upstream is for the upstream.
             query: request.uri.query().filter(|_| request.uri.path() == path),
-            certificate: certificate.map(|certificate| CertificateNames {
-                subject: &certificate.subject,
-                common_name: certificate.common_name.as_deref(),
-                sans: &certificate.sans,
-            }),
+            certificate: connection.and_then(certificate),
             resource,
             kinds: connection.map_or(Kinds::ALL, |connection| connection.listener.kinds),
         };
@@ -157,11 +155,23 @@ impl Admission {
                 self.meters.authentications(method, result).inc();
             }
         }
-        result.map_err(|error| {
-            let challenge = in_force.authenticator.resource_server().challenge(resource, error.challenge());
-            Rejection::Unauthenticated { error, challenge }
-        })
+        result.map_err(Rejection::Unauthenticated)
     }
+
+    /// What OAuth clients are told.
+    pub(super) fn resource_server(&self) -> Arc<ResourceServer> {
+        self.entrance.in_force().authenticator.resource_server()
+    }
+}
+
+/// The names in the certificate that the client showed.
+pub(super) fn certificate(connection: &Connection) -> Option<CertificateNames<'_>> {
+    let certificate = connection.certificate.as_ref()?;
+    Some(CertificateNames {
+        subject: &certificate.subject,
+        common_name: certificate.common_name.as_deref(),
+        sans: &certificate.sans,
+    })
 }
 
 impl Authentications {

@@ -35,6 +35,7 @@ async fn collect(session: &mut Session, limits: &Limits) -> Result<Option<Bytes>
     let Some(first) = piece(session, pace.until(0)).await? else {
         return Ok(Some(Bytes::new()));
     };
+    let length = declared(session).unwrap_or_default();
     let mut whole: Option<BytesMut> = None;
     let mut so_far = first.len();
     while so_far <= limits.body_bytes_max {
@@ -42,7 +43,7 @@ async fn collect(session: &mut Session, limits: &Limits) -> Result<Option<Bytes>
             // Most bodies come in one piece, which is then not copied.
             None => return Ok(Some(whole.map_or(first, BytesMut::freeze))),
             Some(piece) => {
-                let whole = whole.get_or_insert_with(|| BytesMut::from(first.as_ref()));
+                let whole = whole.get_or_insert_with(|| begun(&first, length));
                 whole.extend_from_slice(&piece);
                 so_far = whole.len();
             }
@@ -98,6 +99,32 @@ pub(super) fn leave(session: &mut Session, readable: bool) {
         session.downstream_session.set_close_on_response_before_downstream_finish(false);
     } else {
         session.set_keepalive(None);
+    }
+}
+
+/// A buffer with the first piece in it and room for the declared length, so that it need not grow to twice of that.
+fn begun(first: &[u8], length: usize) -> BytesMut {
+    let mut whole = BytesMut::with_capacity(length.max(first.len() * 2));
+    whole.extend_from_slice(first);
+    whole
+}
+
+/// What is read away behind a refusal. A client that has more to send finds the connection closed.
+const DRAIN_BYTES_MAX: usize = 16 << 20;
+/// How long it may take.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Reads away what a refused client goes on to send, so that it sees the answer and the connection can be used again.
+/// Pingora's own draining has no bound in bytes.
+pub(super) async fn drain(session: &mut Session) {
+    let until = Instant::now() + DRAIN_TIME_MAX;
+    let mut bytes = 0;
+    while session.get_keepalive().is_some() && !session.is_body_done() {
+        match timeout_at(until, session.downstream_session.read_request_body()).await {
+            Ok(Ok(Some(piece))) if bytes < DRAIN_BYTES_MAX => bytes += piece.len(),
+            Ok(Ok(None)) => return,
+            _ => session.set_keepalive(None),
+        }
     }
 }
 

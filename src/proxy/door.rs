@@ -4,6 +4,7 @@
 use http::Method;
 use pingora_http::RequestHeader;
 
+use super::oauth;
 use super::rejection::Style;
 use crate::conf::Doors;
 
@@ -26,6 +27,8 @@ pub(super) enum Door {
         /// What follows, with its leading slash.
         rest: String,
     },
+    /// `/.well-known/oauth-protected-resource…`: where a token for a door can be had.
+    Metadata,
     /// The control plane.
     Control,
     /// A door that this method does not open.
@@ -52,7 +55,9 @@ impl Door {
             _ if CONTROL.contains(&path) => return Self::Control,
             _ => {}
         }
-        let Some(rest) = path.strip_prefix("/servers") else { return Self::None };
+        let Some(rest) = path.strip_prefix("/servers") else {
+            return oauth::find(request).unwrap_or(Self::None);
+        };
         let Some(rest) = rest.strip_prefix('/') else {
             return if rest.is_empty() { Self::Control } else { Self::None };
         };
@@ -77,6 +82,8 @@ impl Door {
             Self::Server { .. } => doors.mcp,
             Self::Envelope | Self::Rpc => doors.open_mcp,
             Self::Wrong { .. } if matches!(path, "/mcp" | "/rpc") => doors.open_mcp,
+            Self::Metadata => oauth::is_open(path, doors),
+            Self::Wrong { allow: "GET" } => oauth::is_open(path, doors),
             Self::Wrong { .. } => doors.mcp,
             Self::Raw { .. } => doors.raw,
             Self::Control => match path {
@@ -92,7 +99,7 @@ impl Door {
     /// Whether it answers pages in browsers: the doors of MCP do.
     pub(super) fn is_for_pages(&self) -> bool {
         match self {
-            Self::Server { .. } | Self::Envelope | Self::Rpc | Self::Wrong { .. } => true,
+            Self::Server { .. } | Self::Envelope | Self::Rpc | Self::Metadata | Self::Wrong { .. } => true,
             Self::Raw { .. } | Self::Control | Self::None => false,
         }
     }
@@ -110,6 +117,7 @@ impl Door {
             Self::Envelope => "mcp",
             Self::Rpc => "rpc",
             Self::Raw { .. } => "raw",
+            Self::Metadata => "metadata",
             Self::Control => "control",
             Self::Wrong { .. } | Self::None => "none",
         }
@@ -120,7 +128,9 @@ impl Door {
         match self {
             Self::Server { .. } => Style::Mcp,
             Self::Envelope | Self::Rpc => Style::OpenMcp,
-            Self::Raw { .. } | Self::Control | Self::Wrong { .. } | Self::None => Style::Plain,
+            Self::Raw { .. } | Self::Metadata | Self::Control | Self::Wrong { .. } | Self::None => {
+                Style::Plain
+            }
         }
     }
 }

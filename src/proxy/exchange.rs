@@ -112,7 +112,12 @@ async fn plain(
         demand: hub::demand(&message),
         wants_response: message.kind == Kind::Request,
         era: Era::Legacy,
-        headers: headers::forwarded(&http::HeaderMap::new(), &Verb::POST, ctx.record.request_id_header()),
+        headers: headers::forwarded(
+            &http::HeaderMap::new(),
+            &Verb::POST,
+            Era::Legacy,
+            ctx.record.request_id_header(),
+        ),
         session: None,
         body: rebuilt.clone(),
     };
@@ -164,7 +169,7 @@ async fn message(
         demand: hub::demand(&message),
         wants_response: message.kind == Kind::Request,
         era,
-        headers: headers::forwarded(head, &Verb::POST, ctx.record.request_id_header()),
+        headers: headers::forwarded(head, &Verb::POST, era, ctx.record.request_id_header()),
         session: session_id(head)?,
         body: bytes::Bytes::new(),
     };
@@ -182,7 +187,7 @@ fn without_message(session: &Session, ctx: &mut Ctx, verb: Verb) -> Result<(Aske
     ctx.record.method = Some(method);
     ctx.record.era = Some(Era::Legacy);
     let asked = Asked {
-        headers: headers::forwarded(head, &verb, ctx.record.request_id_header()),
+        headers: headers::forwarded(head, &verb, Era::Legacy, ctx.record.request_id_header()),
         session: session_id(head)?,
         verb,
         method,

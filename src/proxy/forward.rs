@@ -14,8 +14,8 @@ use super::admit::{Admission, Admitted};
 use super::headers::REQUEST_ID;
 use super::record::Record;
 use super::rejection::{RawFault, Rejection};
-use super::{Ctx, client};
-use crate::auth::Denied;
+use super::{Ctx, admit, client};
+use crate::auth::{Denied, Introduction};
 use crate::hub::HubError;
 use crate::listener::Connection;
 use crate::mcp::Era;
@@ -116,7 +116,10 @@ impl Forward {
     pub(super) fn clean(&self, response: &mut ResponseHeader) {
         response.remove_header(&header::SERVER);
         strip_hops(response);
-        if self.raw.is_some() {
+        if let Some(raw) = &self.raw {
+            if let Some(shown) = &raw.target.shown {
+                shown.answered(response.status);
+            }
             for name in [header::WWW_AUTHENTICATE, header::PROXY_AUTHENTICATE, header::SET_COOKIE] {
                 response.remove_header(&name);
             }
@@ -140,6 +143,10 @@ impl Forward {
         let Some(raw) = &self.raw else {
             // It checks credentials itself.
             client::rewrite(request, connection, address, &HeaderMap::new(), true)?;
+            let introduction = Introduction::new(&connection.listener.name, admit::certificate(connection));
+            let introduction =
+                introduction.to_header().ok_or_else(|| Error::new(ErrorType::InvalidHTTPHeader))?;
+            request.insert_header(Introduction::HEADER, introduction)?;
             // The control plane hangs up on who sends a body that it does not read. On a connection that is kept, the
             // next caller would notice; a new one on the same machine costs next to nothing.
             if !request.headers.contains_key(header::UPGRADE) {

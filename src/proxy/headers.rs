@@ -6,7 +6,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::mcp::MirroredHeaders;
+use crate::mcp::{Era, MirroredHeaders};
 
 /// Names a request in logs and answers.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -15,10 +15,8 @@ pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id")
 /// Open MCP Gateway: the server that `POST /rpc` is for.
 pub(super) const SERVER_ID: HeaderName = HeaderName::from_static("x-server-id");
 
-const PASSED: [HeaderName; 7] = [
+const PASSED: [HeaderName; 5] = [
     MirroredHeaders::VERSION,
-    MirroredHeaders::METHOD,
-    MirroredHeaders::NAME,
     HeaderName::from_static("last-event-id"),
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
@@ -31,7 +29,14 @@ const JSON_OR_EVENTS: HeaderValue = HeaderValue::from_static("application/json, 
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 /// The headers of an upstream request for a client's request `from`.
-pub(super) fn forwarded(from: &HeaderMap, verb: &http::Method, request_id: &HeaderValue) -> HeaderMap {
+///
+/// In the legacy era nothing holds a mirrored header to the body, so none travels: an upstream could believe it.
+pub(super) fn forwarded(
+    from: &HeaderMap,
+    verb: &http::Method,
+    era: Era,
+    request_id: &HeaderValue,
+) -> HeaderMap {
     let mut to = HeaderMap::with_capacity(12);
     if *verb == http::Method::POST {
         to.insert(header::CONTENT_TYPE, JSON);
@@ -42,7 +47,8 @@ pub(super) fn forwarded(from: &HeaderMap, verb: &http::Method, request_id: &Head
     for (name, value) in from {
         // Their first letters keep most of a request's headers from being compared at all.
         let may_pass = matches!(name.as_str().as_bytes(), [b'b' | b'l' | b'm' | b't', ..]);
-        if may_pass && (PASSED.contains(name) || name.as_str().starts_with(MirroredHeaders::PARAM_PREFIX)) {
+        let passes = if MirroredHeaders::mirror(name) { era == Era::Modern } else { PASSED.contains(name) };
+        if may_pass && passes {
             to.append(name.clone(), value.clone());
         }
     }
@@ -104,7 +110,10 @@ mod tests {
             ("last-event-id", "7"),
             ("traceparent", "00-1-2-01"),
         ]);
-        let to = forwarded(&from, &http::Method::POST, &HeaderValue::from_static("req-1"));
+        let id = HeaderValue::from_static("req-1");
+        let old = forwarded(&from, &http::Method::POST, Era::Legacy, &id);
+        assert!(!old.contains_key("mcp-param-region"), "{old:?}");
+        let to = forwarded(&from, &http::Method::POST, Era::Modern, &id);
         let mut names: Vec<&str> = to.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(

@@ -4,13 +4,14 @@
 //! The words are ours: no text of an upstream, no address and no name that the caller may not see is in them.
 
 mod denied;
+mod unauthenticated;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use super::headers::REQUEST_ID;
-use crate::auth::{AuthError, Denied};
+use crate::auth::{AuthError, Challenge, Denied};
 use crate::hub::{HubError, Lie};
 use crate::limit::{Decision, Layer};
 use crate::mcp::{Code, Era, HeaderFault, Id, Malformed, MalformedKind, RpcError};
@@ -28,10 +29,7 @@ pub(super) enum Rejection {
     Edge(EdgeFault),
     UriTooLong,
     HeadersTooLarge,
-    Unauthenticated {
-        error: AuthError,
-        challenge: HeaderValue,
-    },
+    Unauthenticated(AuthError),
     Limited(Limited),
     BodyTooLarge {
         bytes_max: usize,
@@ -222,7 +220,7 @@ impl Rejection {
             Self::HeadersTooLarge => {
                 bad(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "too many or too large headers")
             }
-            Self::Unauthenticated { error, .. } => auth_row(*error),
+            Self::Unauthenticated(error) => unauthenticated::row(*error),
             Self::Limited(limited) => limited.row(),
             Self::BodyTooLarge { bytes_max } => Row {
                 words: format!("the body is longer than {bytes_max} bytes"),
@@ -272,6 +270,15 @@ impl Rejection {
                 denied.reason()
             }
             _ => self.row().reason,
+        }
+    }
+
+    /// How a client is told that another credential would help.
+    pub(super) fn challenge(&self) -> Option<Challenge<'_>> {
+        match self {
+            Self::Unauthenticated(error) => error.challenge(),
+            Self::Denied { denied: Denied::Scopes(scopes), .. } => Some(Challenge::Scopes(scopes)),
+            _ => None,
         }
     }
 
@@ -348,7 +355,7 @@ impl Rejection {
     /// Contract 001: 403 for a wrong key, and its own codes for what a backend did.
     fn as_the_contract_says(&self, row: &mut Row) {
         match self {
-            Self::Unauthenticated { error: AuthError::Invalid | AuthError::Expired, .. } => {
+            Self::Unauthenticated(AuthError::Invalid | AuthError::Expired) => {
                 row.status = StatusCode::FORBIDDEN;
             }
             Self::Hub { error: HubError::Upstream(_) | HubError::Lie(_), .. } => {
@@ -361,18 +368,12 @@ impl Rejection {
 
     fn add_headers(&self, headers: &mut HeaderMap) {
         match self {
-            Self::Unauthenticated { error: AuthError::Unavailable, .. } => {
+            Self::Unauthenticated(AuthError::Unavailable) => {
                 headers.insert(header::RETRY_AFTER, 5.into());
-            }
-            // A client gets no further with another credential of the same kind.
-            Self::Unauthenticated { error: AuthError::Kind, .. } => {}
-            Self::Unauthenticated { challenge, .. } => {
-                headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
             }
             Self::WrongMethod { allow } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
             }
-            Self::Denied { denied, .. } => denied::add_headers(denied, headers),
             Self::Limited(limited) => {
                 if let Some(seconds) = limited.retry_after_seconds() {
                     headers.insert(header::RETRY_AFTER, seconds.into());
@@ -397,34 +398,6 @@ fn unknown_server(server: &str) -> Row {
         reason: "unknown_server",
         words: format!("Server '{server}' not found"),
         outcome: Outcome::Denied,
-    }
-}
-
-fn auth_row(error: AuthError) -> Row {
-    let row = |status, code, reason, words: &str| Row {
-        status,
-        code,
-        reason,
-        words: words.into(),
-        outcome: Outcome::Denied,
-    };
-    let unauthenticated = |reason, words| row(StatusCode::UNAUTHORIZED, Code::UNAUTHENTICATED, reason, words);
-    match error {
-        AuthError::Missing => unauthenticated("no_credential", "API key required"),
-        AuthError::Invalid => unauthenticated("bad_credential", "Invalid API key"),
-        AuthError::Expired => unauthenticated("expired_credential", "the credential has expired"),
-        AuthError::Kind => row(
-            StatusCode::FORBIDDEN,
-            Code::FORBIDDEN,
-            "credential_kind",
-            "credentials of this kind are not taken here",
-        ),
-        AuthError::Unavailable => row(
-            StatusCode::SERVICE_UNAVAILABLE,
-            Code::UNAVAILABLE,
-            "issuer_unavailable",
-            "the keys of the token's issuer cannot be read: try again",
-        ),
     }
 }
 
@@ -473,6 +446,13 @@ fn hub_row(error: &HubError, server: &str) -> Row {
             Code::UNAVAILABLE,
             "no_healthy_endpoint",
             format!("server '{server}' has no healthy endpoint: try again"),
+            Outcome::TransportError,
+        ),
+        HubError::Upstream(UpstreamError::Credential) => row(
+            S::BAD_GATEWAY,
+            Code::BAD_UPSTREAM,
+            "upstream_credential",
+            format!("the gateway has no credential for server '{server}' at the moment: try again"),
             Outcome::TransportError,
         ),
         HubError::Upstream(UpstreamError::Broken) => row(

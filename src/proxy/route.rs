@@ -18,8 +18,12 @@ const fn keyed(verb: &'static str, path: &'static str, door: &'static str) -> Ro
     Route { verb, path, needs_caller: true, door }
 }
 
+const fn open(verb: &'static str, path: &'static str, door: &'static str) -> Route {
+    Route { verb, path, needs_caller: false, door }
+}
+
 /// Every route at the edge. A test compares it with what a request finds.
-pub const ROUTES: [Route; 7] = [
+pub const ROUTES: [Route; 12] = [
     keyed("POST", "/servers/{id}/mcp", "server"),
     keyed("GET", "/servers/{id}/mcp", "server"),
     keyed("DELETE", "/servers/{id}/mcp", "server"),
@@ -27,6 +31,11 @@ pub const ROUTES: [Route; 7] = [
     keyed("POST", "/rpc", "rpc"),
     keyed("GET", "/servers/{id}/raw/{*rest}", "raw"),
     keyed("POST", "/servers/{id}/raw/{*rest}", "raw"),
+    open("GET", "/.well-known/oauth-protected-resource", "metadata"),
+    open("GET", "/.well-known/oauth-protected-resource/mcp", "metadata"),
+    open("GET", "/.well-known/oauth-protected-resource/rpc", "metadata"),
+    open("GET", "/.well-known/oauth-protected-resource/servers/{id}/mcp", "metadata"),
+    open("GET", "/.well-known/oauth-protected-resource/servers/{id}/raw", "metadata"),
 ];
 
 #[cfg(test)]
@@ -47,7 +56,7 @@ mod tests {
 
     #[test]
     fn every_door_has_a_route() {
-        let doors = ["server", "mcp", "rpc", "raw"];
+        let doors = ["server", "mcp", "rpc", "raw", "metadata"];
         for door in doors {
             assert!(ROUTES.iter().any(|route| route.door == door), "{door}");
         }

@@ -50,22 +50,27 @@ pub(super) async fn unless_gone<T>(
     }
 }
 
-/// Writes a refusal and records it.
+/// Writes a refusal and records it. A `challenge` says how to get a credential that would help.
 pub(super) async fn refuse(
     session: &mut Session,
     ctx: &mut Ctx,
     rejection: &Rejection,
     style: Style,
+    challenge: Option<HeaderValue>,
 ) -> pingora_core::Result<()> {
     ctx.record.outcome = Some(rejection.outcome());
     ctx.record.reason = Some(rejection.reason());
     tracing::debug!(request_id = ctx.record.request_id(), reason = rejection.reason(), "refused");
     body::leave(session, rejection.leaves_body_readable());
     let mut answer = rejection.render(style, ctx.record.request_id());
+    if let Some(challenge) = challenge {
+        answer.headers.insert(header::WWW_AUTHENTICATE, challenge);
+    }
     if let Some(decision) = &ctx.tally.decision {
         super::rejection::rate_headers(&mut answer.headers, decision);
     }
     reply(session, ctx, answer, None).await;
+    body::drain(session).await;
     Ok(())
 }
 

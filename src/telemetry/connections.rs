@@ -20,18 +20,21 @@ pub enum Cut {
     Tls,
     /// TLS or the head of a request took too long.
     Head,
+    /// The head of a request is far longer than any that is taken.
+    LongHead,
     /// The client did not read its answers.
     SlowReader,
 }
 
 impl Cut {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Full,
         Self::Address,
         Self::Network,
         Self::ProxyProtocol,
         Self::Tls,
         Self::Head,
+        Self::LongHead,
         Self::SlowReader,
     ];
 
@@ -44,6 +47,7 @@ impl Cut {
             Self::ProxyProtocol => "proxy_protocol",
             Self::Tls => "tls",
             Self::Head => "head_timeout",
+            Self::LongHead => "head_too_long",
             Self::SlowReader => "slow_reader",
         }
     }

@@ -184,6 +184,7 @@ impl Endpoint {
             authority: self.url.authority().map(ToString::to_string).unwrap_or_default(),
             path: self.url.path().to_owned(),
             headers: self.headers.clone(),
+            shown: None,
         })
     }
 

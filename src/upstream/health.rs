@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{HeaderMap, HeaderValue, Method, Response, header};
+use ::http::{HeaderMap, HeaderValue, Method, Response, Uri, header};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
@@ -19,10 +19,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::credential::Proof;
 use super::endpoint::Endpoint;
 use super::http::{Answer as Body, Connector, Connectors};
 use super::{Fleet, Outgoing, Upstream};
-use crate::catalog::{Health, HealthKind, Remote};
+use crate::catalog::{HealthKind, Remote};
 use crate::mcp::Answer;
 
 /// How often the watch looks for servers that are due.
@@ -41,11 +42,14 @@ pub(super) struct Probe {
     timeout: Duration,
     after: (usize, usize),
     connector: Connector,
+    proof: Option<Arc<Proof>>,
 }
 
 impl Probe {
-    pub(super) fn new(health: &Health, remote: &Remote, connect: Duration) -> Self {
+    pub(super) fn new(remote: &Remote, connect: Duration, proof: Option<Arc<Proof>>) -> Self {
+        let health = &remote.health;
         Self {
+            proof,
             kind: health.kind.clone(),
             timeout: health.timeout,
             after: (usize::from(health.healthy_after), usize::from(health.unhealthy_after)),
@@ -65,7 +69,7 @@ impl Probe {
     async fn get(&self, endpoint: &Endpoint, path: &str) -> Result<(), &'static str> {
         let get = Outgoing { method: Method::GET, headers: HeaderMap::new(), body: Bytes::new() };
         let target = path.parse().map_err(|_| "bad path")?;
-        let response = endpoint.probe(&self.connector, get, Some(target)).await.map_err(|_| "no answer")?;
+        let Some(response) = self.send(endpoint, get, Some(target)).await? else { return Ok(()) };
         if response.status().is_server_error() { Err("status 5xx") } else { Ok(()) }
     }
 
@@ -87,8 +91,7 @@ impl Probe {
             headers.insert("mcp-method", HeaderValue::from_static("server/discover"));
         }
         let post = Outgoing { method: Method::POST, headers, body: Bytes::from_static(body.as_bytes()) };
-        let probed = endpoint.probe(&self.connector, post, None).await;
-        let response: Response<Body> = probed.map_err(|_| "no answer")?;
+        let Some(response) = self.send(endpoint, post, None).await? else { return Ok(()) };
         if response.status().is_server_error() {
             return Err("status 5xx");
         }
@@ -102,6 +105,31 @@ impl Probe {
             _ => Some(body.as_ref()),
         };
         message.and_then(Answer::read).map(|_| ()).ok_or("no JSON-RPC answer")
+    }
+}
+
+impl Probe {
+    /// Sends a question with the gateway's own credential; `None` if that cannot be had, which is not the endpoint's
+    /// fault and says nothing about it.
+    async fn send(
+        &self,
+        endpoint: &Endpoint,
+        mut outgoing: Outgoing,
+        target: Option<Uri>,
+    ) -> Result<Option<Response<Body>>, &'static str> {
+        let shown = match &self.proof {
+            Some(proof) => match proof.show(&mut outgoing.headers).await {
+                Ok(shown) => Some(shown),
+                Err(_) => return Ok(None),
+            },
+            None => None,
+        };
+        let probed = endpoint.probe(&self.connector, outgoing, target).await;
+        let response = probed.map_err(|_| "no answer")?;
+        if let Some(shown) = shown {
+            shown.answered(response.status());
+        }
+        Ok(Some(response))
     }
 }
 

@@ -14,6 +14,7 @@ use pingora_load_balancing::prelude::RoundRobin;
 use pingora_load_balancing::{Backend, Backends, Extensions, LoadBalancer};
 
 use super::UpstreamError;
+use super::credential::Proof;
 use super::endpoint::Endpoint;
 use super::health::Probe;
 use super::http::Lines;
@@ -40,7 +41,12 @@ impl std::fmt::Debug for Pool {
 
 impl Pool {
     /// The endpoints of `server`; those that stand in `before` as well keep their state.
-    pub(super) fn new(server: &Server, before: &[Arc<Endpoint>], idle_max: usize) -> Self {
+    pub(super) fn new(
+        server: &Server,
+        before: &[Arc<Endpoint>],
+        idle_max: usize,
+        proof: Option<&Arc<Proof>>,
+    ) -> Self {
         let addresses: Vec<(Uri, u16)> = match &server.runtime {
             Runtime::Local(local) => {
                 (0..local.instances.get()).map(|at| (bridge_uri(&Bridge::path(&server.id, at)), 1)).collect()
@@ -65,7 +71,7 @@ impl Pool {
         if let Runtime::Remote(remote) = &server.runtime
             && remote.health.kind != HealthKind::Off
         {
-            balancer.set_health_check(Box::new(Probe::new(&remote.health, remote, server.timeouts.connect)));
+            balancer.set_health_check(Box::new(Probe::new(remote, server.timeouts.connect, proof.cloned())));
         }
         // A static set is there at once, so this future never waits.
         let _ = balancer.update().now_or_never();

@@ -117,6 +117,23 @@ fn validate_tells_warnings_and_is_strict_when_asked() {
 }
 
 #[test]
+fn run_logs_what_validate_warns_of() {
+    let settings = "listeners: [{name: inside, listen: '127.0.0.1:0', kinds: [jwt]}]\nlog: {format: json}\n";
+    let gateway = Gateway::with("servers: []")
+        .conf(settings)
+        .args(&["run", "-c", "tollgate.yaml", "--catalog", "catalog.yaml"])
+        // Set but empty is as if it were not set; beside `listeners` it would be a mistake.
+        .env("TOLLGATE_LISTEN", "")
+        .start();
+    let told = gateway.wait_for_log("the warning", SOON, |line| {
+        let is_warning = line["level"] == "WARN" && line.to_string().contains("tollgate.yaml:1:");
+        is_warning.then(|| line.to_string())
+    });
+    assert!(told.contains("`auth` knows nobody of this kind"), "{told}");
+    gateway.stop();
+}
+
+#[test]
 fn a_new_key_is_told_once_and_what_is_to_be_pasted_fits() {
     let folder = folder(&[("catalog.yaml", "servers: []\n")]);
     let args =

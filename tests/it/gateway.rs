@@ -44,6 +44,8 @@ pub(crate) struct Builder {
     folder: Option<PathBuf>,
     env: Vec<(String, String)>,
     home: Option<TempDir>,
+    /// Whether its settings say where it listens.
+    listens_as_said: bool,
 }
 
 impl Builder {
@@ -57,6 +59,12 @@ impl Builder {
     pub(crate) fn args(mut self, args: &[&str]) -> Self {
         self.args = args.iter().map(ToString::to_string).collect();
         self
+    }
+
+    /// `tollgate.yaml` with listeners of its own.
+    pub(crate) fn listeners(mut self, text: &str) -> Self {
+        self.listens_as_said = true;
+        self.args(&["run", "-c", "tollgate.yaml", "--catalog", "catalog.yaml"]).conf(text)
     }
 
     /// The folder to start it in, if not its own.
@@ -93,7 +101,7 @@ impl Builder {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", home.path())
             .env("TOLLGATE_STATE_DIR", home.path().join("state"))
-            .env("TOLLGATE_LISTEN", "127.0.0.1:0")
+            .envs((!self.listens_as_said).then_some(("TOLLGATE_LISTEN", "127.0.0.1:0")))
             .envs(self.env)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -144,6 +152,7 @@ impl Gateway {
             folder: None,
             env: Vec::new(),
             home: None,
+            listens_as_said: false,
         };
         empty.args(&["run"])
     }
@@ -151,6 +160,15 @@ impl Gateway {
     /// Its address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address of one of several listeners.
+    #[track_caller]
+    pub(crate) fn listener(&self, name: &str) -> SocketAddr {
+        self.wait_for_log("listening", START, |line| {
+            (line["message"] == "listening" && line["listener"] == name)
+                .then(|| line["address"].as_str()?.parse().ok())?
+        })
     }
 
     /// The door of one server.

@@ -4,17 +4,19 @@
 //! It forwards bytes after the crudest parse, pools one upstream connection, believes every header, reflects every
 //! `Origin` and holds every body in memory.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::meter::Meter;
 use crate::recorder::Believes;
 
 /// How long it waits for an answer of the upstream: on loopback, what has not come by then will not.
-const PATIENCE: Duration = Duration::from_millis(150);
+const PATIENCE: Duration = Duration::from_millis(400);
 
 struct Shared {
     upstream: SocketAddr,
@@ -81,6 +83,10 @@ fn serve(listener: &TcpListener, shared: &Arc<Shared>) {
 fn converse(mut client: TcpStream, shared: &Shared) {
     let mut got = Vec::new();
     while let Some(request) = request(&mut client, &mut got, shared.belief) {
+        if let Some(body) = find(&request, b"\r\n\r\n{") {
+            // It looks into what it forwards, as gateways do.
+            drop(Tree::read(&mut request[body + 4..].iter().copied().peekable()));
+        }
         let head = String::from_utf8_lossy(&request).into_owned();
         let origin = value(&head, "origin").unwrap_or("*").to_owned();
         let answered = forward(shared, &request);
@@ -133,7 +139,8 @@ fn forward(shared: &Shared, request: &[u8]) -> Option<Vec<u8>> {
 /// One request: the head up to an empty line, and as much body as the first thing that looks like a length says.
 fn request(client: &mut TcpStream, got: &mut Vec<u8>, belief: Believes) -> Option<Vec<u8>> {
     loop {
-        let head_end = find(got, b"\r\n\r\n").map(|at| at + 4).or(find(got, b"\n\n").map(|at| at + 2));
+        let head_end =
+            find(got, b"\r\n\r\n").map(|at| at + 4).or_else(|| find(got, b"\n\n").map(|at| at + 2));
         if let Some(end) = head_end {
             let head = String::from_utf8_lossy(&got[..end]).to_lowercase();
             let length = value(&head, "content-length").map(|value| {
@@ -169,4 +176,134 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
 fn value<'h>(head: &'h str, name: &str) -> Option<&'h str> {
     let named = |line: &&str| line.split(':').next().is_some_and(|n| n.trim().eq_ignore_ascii_case(name));
     Some(head.lines().find(named)?.split_once(':')?.1.trim())
+}
+
+/// JSON read the way one writes it first: by recursion, every value in a node of its own, every key compared with
+/// all before it.
+#[expect(dead_code, reason = "it is held, not used")]
+enum Tree {
+    Leaf(String),
+    List(Vec<Tree>),
+    Object(Vec<(String, Tree)>),
+}
+
+impl Tree {
+    fn read(bytes: &mut std::iter::Peekable<impl Iterator<Item = u8>>) -> Self {
+        while bytes.next_if(u8::is_ascii_whitespace).is_some() {}
+        match bytes.next() {
+            Some(b'[') => {
+                let mut list = Vec::new();
+                while bytes.peek().is_some_and(|byte| *byte != b']') {
+                    list.push(Self::read(bytes));
+                    bytes.next_if_eq(&b',');
+                }
+                bytes.next();
+                Self::List(list)
+            }
+            Some(b'{') => {
+                let mut members: Vec<(String, Self)> = Vec::new();
+                while bytes.peek().is_some_and(|byte| *byte != b'}') {
+                    let Self::Leaf(name) = Self::read(bytes) else { break };
+                    bytes.next_if_eq(&b':');
+                    let value = Self::read(bytes);
+                    match members.iter_mut().find(|(known, _)| *known == name) {
+                        Some(member) => member.1 = value,
+                        None => members.push((name, value)),
+                    }
+                    bytes.next_if_eq(&b',');
+                }
+                bytes.next();
+                Self::Object(members)
+            }
+            Some(b'"') => {
+                let mut text = Vec::new();
+                while let Some(byte) = bytes.next().filter(|byte| *byte != b'"') {
+                    text.push(byte);
+                }
+                Self::Leaf(String::from_utf8_lossy(&text).into_owned())
+            }
+            Some(first) => {
+                let mut text = vec![first];
+                while let Some(byte) = bytes.next_if(|byte| !b",:]}\"".contains(byte)) {
+                    text.push(byte);
+                }
+                Self::Leaf(String::from_utf8_lossy(&text).into_owned())
+            }
+            None => Self::Leaf(String::new()),
+        }
+    }
+}
+
+/// A naive proxy in a process of its own, for what is measured or does not survive.
+pub(crate) struct NaiveProcess {
+    child: Child,
+    address: SocketAddr,
+}
+
+/// Says to a copy of this program that it is the naive proxy before that upstream.
+const UPSTREAM: &str = "TOLLGATE_TEST_NAIVE_UPSTREAM";
+
+impl NaiveProcess {
+    /// A proxy before that upstream.
+    pub(crate) fn before(upstream: SocketAddr) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "naive::as_a_process", "--nocapture"])
+            .env(UPSTREAM, upstream.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let address = lines.filter_map(|line| line.rsplit("naive at ").next()?.trim().parse().ok()).next();
+        Self { child, address: address.expect("the naive proxy does not start") }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it costs.
+    pub(crate) fn meter(&self) -> Meter {
+        Meter(self.child.id())
+    }
+
+    /// Waits for something that it does.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, what: &str, holds: impl Fn(Meter) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !holds(self.meter()) {
+            assert!(Instant::now() < deadline, "not seen: {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until it has crashed.
+    #[track_caller]
+    pub(crate) fn wait_for_death(mut self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.child.try_wait().unwrap().is_none_or(|status| status.success()) {
+            assert!(Instant::now() < deadline, "it lives on");
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for NaiveProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Not a test: what `NaiveProcess` starts. It serves until its standard input ends.
+#[test]
+fn as_a_process() {
+    let Some(upstream) = std::env::var_os(UPSTREAM) else { return };
+    let naive = Naive::before(upstream.to_str().unwrap().parse().unwrap(), Believes::Length);
+    let line = format!("\nnaive at {}\n", naive.address());
+    std::io::stdout().write_all(line.as_bytes()).unwrap();
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    std::process::exit(0);
 }

@@ -191,16 +191,20 @@ impl Reader {
 
     /// Everything up to an empty line, however lines end.
     fn head(&mut self) -> Option<Vec<u8>> {
+        let mut looked = 0;
         loop {
             let got = &self.got;
-            let end = (0..got.len()).find_map(|at| {
+            let end = (looked..got.len()).find_map(|at| {
                 let rest = got[at..].strip_prefix(b"\n")?;
                 let tail = rest.strip_prefix(b"\r").unwrap_or(rest);
                 tail.starts_with(b"\n").then_some(at + 1 + (rest.len() - tail.len()) + 1)
             });
             match end {
                 Some(end) => return Some(self.got.drain(..end).collect()),
-                None => self.more()?,
+                None => {
+                    looked = got.len().saturating_sub(3);
+                    self.more()?;
+                }
             }
         }
     }

@@ -4,8 +4,12 @@
 //! A test counts its cases, says everything that is wrong at once, and prints one line `PASS id figure`. Each has a
 //! positive control: the same attack succeeds against a naive proxy, or with the protection turned off.
 
+mod bodies;
+mod bombs;
+mod heads;
 mod json;
 mod listed;
+mod mirrored;
 mod payloads;
 mod smuggling;
 

@@ -44,6 +44,7 @@ pub(super) fn into_server(
         runtime: Some(At { value: runtime, span }),
         env: raw.env,
         headers: raw.headers,
+        auth: raw.auth,
         timeouts: raw.timeouts,
         health: raw.health,
         instances: raw.instances,

@@ -92,6 +92,7 @@ impl Checker<'_> {
         self.no_effect(raw.endpoints.as_ref(), "endpoints", on);
         self.no_effect(raw.headers.as_ref(), "headers", on);
         self.no_effect(server.headers.as_ref(), "headers", on);
+        self.no_effect(server.auth.as_ref(), "auth", on);
         self.no_effect(server.health.as_ref(), "health", on);
         let enabled = server.enabled.unwrap_or(true);
         let dir_key = if form == Form::Client { "cwd" } else { "working_dir" };
@@ -139,6 +140,7 @@ impl Checker<'_> {
         self.no_effect(server.idle_timeout.as_ref(), "idle_timeout", on);
         let headers = self.either(raw.headers, server.headers.take(), "headers");
         let headers = self.headers(headers.map(|headers| headers.value).unwrap_or_default());
+        let credential = self.credential(server.auth.take(), &headers);
         let health_span = server.health.as_ref().map(|health| health.span);
         let health = self.health(server.health.take());
         if let (RemoteKind::Raw, HealthKind::Mcp, Some(span)) = (kind, &health.kind, health_span) {
@@ -160,7 +162,7 @@ impl Checker<'_> {
             (Some(url), None) => vec![Endpoint { url: self.url(&url)?, weight: 1 }],
             (None, Some(endpoints)) => self.endpoints(endpoints),
         };
-        Some(Remote { kind, endpoints, headers, credential: None, health })
+        Some(Remote { kind, endpoints, headers, credential, health })
     }
 
     /// What may stand in the runtime or at the server, but not in both.

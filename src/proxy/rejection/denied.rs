@@ -1,7 +1,7 @@
 //! How a denial of the policy looks: what one may not see looks like what is not there.
 //! Not here: the decision (`auth/policy`); the other refusals (`rejection`).
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::StatusCode;
 
 use super::{Row, unknown_server};
 use crate::auth::{Denied, ItemKind};
@@ -38,15 +38,5 @@ pub(super) fn row(denied: &Denied, server: &str, era: Era, wanted: bool) -> Row 
     match denied {
         Denied::Item(..) | Denied::Method if !wanted => row(StatusCode::ACCEPTED, code, reason, words),
         _ => row(status, code, reason, words),
-    }
-}
-
-/// The challenge that tells a client which scopes to ask for (2026-07-28/basic/authorization, "Scope Challenge").
-pub(super) fn add_headers(denied: &Denied, headers: &mut HeaderMap) {
-    let Denied::Scopes(scopes) = denied else { return };
-    let value = format!("Bearer error=\"insufficient_scope\", scope=\"{}\"", scopes.join(" "));
-    // Scopes are visible ASCII without quotes: the catalog's check and the token's reader see to it.
-    if let Ok(value) = HeaderValue::try_from(value) {
-        headers.insert(header::WWW_AUTHENTICATE, value);
     }
 }

@@ -289,7 +289,7 @@ fn naively(front: &Front, payload: &Payload, number: &str) -> (bool, bool) {
         let naive = Naive::before(recorder.address(), belief);
         let mut wire = Wire::to(naive.address());
         wire.say(payload.text.replace("NNN", number));
-        wire.hear(Duration::from_millis(400));
+        wire.hear(Duration::from_millis(800));
         wire.finish();
         let mut next = Wire::to(naive.address());
         next.say(front.request('v').replace("NNN", number));
