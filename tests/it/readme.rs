@@ -243,7 +243,7 @@ async fn api_keys() {
     let scrape = Caller::new(&gateway.path("/metrics")).with("X-API-Key", KEYS[2].1);
     assert_eq!(scrape.send(reqwest::Method::GET, Vec::new()).await.status, 200);
     let call = Caller::new(&gateway.url(&name)).with("X-API-Key", KEYS[2].1);
-    assert_eq!(call.modern_post(1, "tools/list", json!({})).await.status, 403);
+    assert_eq!(call.modern_post(1, "tools/list", json!({})).await.status, 404);
 }
 
 #[test]
