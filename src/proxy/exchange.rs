@@ -227,6 +227,7 @@ async fn answer(
     // goes on (2026-07-28 and 2025-11-25/basic/transports). A stream without a client is of no use in either.
     let leaving_cancels = asked.era == Era::Modern || asked.method == Method::Stream;
     let (era, wanted) = (asked.era, asked.wants_response);
+    let opened_for = (asked.method == Method::Listen).then(|| asked.demand.clone());
     let asking = pin!(async {
         match style {
             Asking::Relay => proxy.hub.relay(&admitted.caller, &upstream, asked).await,
@@ -252,7 +253,7 @@ async fn answer(
     if let Some(decision) = &ctx.tally.decision {
         super::rejection::rate_headers(&mut reply.headers, decision);
     }
-    let standing = proxy.admission.standing(proxy.hub.fleet(), &admitted, &upstream);
+    let standing = proxy.admission.standing(proxy.hub.fleet(), &admitted, &upstream).of(opened_for);
     let watching = write::Watching { leaving_cancels, id, draining: proxy.draining.clone(), standing };
     write::reply(session, ctx, reply, Some(watching)).await;
     drop(in_flight);

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::auth::{Caller, Entrance};
+use crate::auth::{Caller, Demand, Entrance, Verdict};
 use crate::upstream::{Fleet, Upstream};
 
 /// How often it is looked at without any change: keys that an issuer has withdrawn make none.
@@ -20,6 +20,8 @@ pub(super) struct Standing {
     fleet: Arc<Fleet>,
     caller: Arc<Caller>,
     upstream: Arc<Upstream>,
+    /// What an open-ended stream was opened for; otherwise that the server is there is enough.
+    demand: Option<Demand>,
 }
 
 impl Standing {
@@ -35,7 +37,13 @@ impl Standing {
             fleet: Arc::clone(fleet),
             caller: Arc::clone(caller),
             upstream: Arc::clone(upstream),
+            demand: None,
         }
+    }
+
+    /// The same for a stream that was opened for `demand`, such as the resources of a subscription.
+    pub(super) fn of(self, demand: Option<Demand>) -> Self {
+        Self { demand, ..self }
     }
 
     /// Waits until the caller may no longer use the server.
@@ -59,7 +67,12 @@ impl Standing {
         }
         let view = self.fleet.view();
         match view.upstream(self.upstream.server.id.as_str()) {
-            Some(upstream) => upstream.policy.sees(&self.caller),
+            Some(upstream) => match &self.demand {
+                Some(demand) => {
+                    matches!(upstream.policy.decide(&self.caller, demand), Verdict::Allowed { .. })
+                }
+                None => upstream.policy.sees(&self.caller),
+            },
             None => true,
         }
     }

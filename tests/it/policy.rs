@@ -256,3 +256,23 @@ async fn an_edited_rule_acts_on_open_sessions() {
     assert!(gateway.log().contains("rules changed"), "{}", gateway.log());
     gateway.stop();
 }
+
+#[tokio::test]
+async fn an_edited_rule_ends_a_subscription_that_it_takes_something_from() {
+    let remote = Fake::start(fake::legacy);
+    let gateway = start(&remote);
+    let open = async |uri: &str| {
+        let params = json!({"notifications": {"resourceSubscriptions": [uri]}});
+        let (caller, body) = caller(&gateway, "docs", SOME).modern(1, "subscriptions/listen", params);
+        caller.open(Method::POST, body.to_string().into_bytes()).await
+    };
+    assert_eq!(open("sample://logo").await.json::<Value>().await.unwrap()["error"]["code"], -32602);
+    let mut allowed = open("sample://readme").await;
+    assert!(allowed.chunk().await.unwrap().is_some(), "no acknowledgement");
+    let mut edited: Value = serde_json::from_str(&catalog(&remote.url())).unwrap();
+    edited["rules"][2]["resources"] = json!(["sample://logo"]);
+    gateway.edit_catalog(&edited.to_string());
+    let ended = async { while allowed.chunk().await.is_ok_and(|piece| piece.is_some()) {} };
+    tokio::time::timeout(SOON, ended).await.expect("the stream goes on");
+    gateway.stop();
+}
