@@ -26,6 +26,7 @@ mod jwt;
 mod key;
 mod key_source;
 mod metadata;
+mod mint;
 mod policy;
 mod provider;
 mod standing;
@@ -52,6 +53,7 @@ pub use introduction::Introduction;
 pub use key::KeyError;
 pub use key_source::FileError;
 pub use metadata::{Challenge, Resource, ResourceServer, WELL_KNOWN};
+pub use mint::{MintError, Minted, mint};
 pub use policy::{Allowed, Demand, Denied, ItemKind, Policy, Rulebook, Sight, Verdict, Why, allow};
 
 /// Who is calling, after authentication.

@@ -24,7 +24,7 @@
 //!
 //! ```text arrows
 //! main      -> command
-//! command   -> app catalog conf control document proxy sample
+//! command   -> app auth catalog conf control document proxy sample
 //! app       -> auth bridge catalog conf control document hub limit listener proxy sample session telemetry upstream
 //! proxy     -> auth catalog conf hub limit listener mcp reply telemetry upstream
 //! control   -> auth bridge catalog conf document hub limit telemetry upstream

@@ -32,5 +32,6 @@ mod settings;
 mod stdio;
 mod streams;
 mod tls;
+mod tokens;
 mod upstream;
 mod wire;
