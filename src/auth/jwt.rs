@@ -45,7 +45,8 @@ pub(super) struct Tokens {
 #[derive(Debug)]
 pub(super) struct Issuer {
     conf: conf::Issuer,
-    validation: Validation,
+    /// What is asked of a token of each algorithm: the library takes no list that mixes kinds of keys.
+    validations: Vec<(Algorithm, Validation)>,
     pub(super) keys: Keys,
 }
 
@@ -77,9 +78,7 @@ impl Weighter<Digest, Arc<Verified>> for Size {
 
 impl Issuer {
     fn new(conf: &conf::Issuer, cool_down: Duration) -> Result<Self, FileError> {
-        let algorithms: Vec<_> = conf.algorithms.iter().map(|algorithm| library_name(*algorithm)).collect();
         let mut validation = Validation {
-            algorithms,
             leeway: conf.leeway.as_secs(),
             validate_nbf: true,
             // Audiences depend on the door, so they are compared for each request.
@@ -95,7 +94,17 @@ impl Issuer {
             required.push("iss");
         }
         validation.set_required_spec_claims(&required);
-        Ok(Self { conf: conf.clone(), validation, keys: Keys::new(&conf.keys, cool_down)? })
+        let one = |algorithm: &Algorithm| {
+            let only = Validation { algorithms: vec![library_name(*algorithm)], ..validation.clone() };
+            (*algorithm, only)
+        };
+        let validations = conf.algorithms.iter().map(one).collect();
+        Ok(Self { conf: conf.clone(), validations, keys: Keys::new(&conf.keys, cool_down)? })
+    }
+
+    /// What is asked of a token of that algorithm, if the issuer may use it.
+    fn validation(&self, algorithm: Algorithm) -> Option<&Validation> {
+        self.validations.iter().find(|(known, _)| *known == algorithm).map(|(_, validation)| validation)
     }
 
     /// Its name, for logs.
@@ -218,19 +227,19 @@ impl Tokens {
         let claims = strict_part(payload).ok_or(Fault::Bad)?;
         let issuer = self.issuer_of(&claims).ok_or(Fault::Bad)?;
         // `cnf` binds a token to a key that nobody has shown here (RFC 7800): as a plain bearer it is worth nothing.
-        let other = claims.contains_key("cnf") || !head.access && is_id_token(&claims);
-        if other || !issuer.conf.algorithms.contains(&head.algorithm) {
+        if claims.contains_key("cnf") || !head.access && is_id_token(&claims) {
             return Err(Fault::Bad);
         }
+        let validation = issuer.validation(head.algorithm).ok_or(Fault::Bad)?;
         let set = issuer.keys.set();
         let key = match set.candidates(head.key.as_deref(), head.algorithm) {
             Candidates::Named(key) => {
-                is_signed_by(key, token, &issuer.validation)?.then_some(key).ok_or(Fault::Bad)?
+                is_signed_by(key, token, validation)?.then_some(key).ok_or(Fault::Bad)?
             }
             Candidates::Unnamed(keys) => {
                 let mut found = None;
                 for key in keys {
-                    if is_signed_by(key, token, &issuer.validation)? {
+                    if is_signed_by(key, token, validation)? {
                         found = Some(key);
                         break;
                     }

@@ -216,7 +216,9 @@ impl Checker<'_> {
             _ => {
                 let path = self.path(raw);
                 let full = self.dir.join(&path);
-                if full.is_dir() || !full.parent().is_some_and(|parent| parent.is_dir()) {
+                // The parent of a bare file name is the empty path, which stands for the working directory.
+                let is_there = |parent: &Path| parent.as_os_str().is_empty() || parent.is_dir();
+                if full.is_dir() || !full.parent().is_some_and(is_there) {
                     let message = "expected `stdout`, `off`, or a file in a directory that is there";
                     self.report.add(raw.span, Code::NotFound, message);
                 }

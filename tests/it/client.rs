@@ -59,6 +59,11 @@ impl Answer {
         self.json()["error"]["code"].as_i64().unwrap_or_else(|| panic!("not a JSON-RPC error: {self:?}"))
     }
 
+    /// Its body without the request's id: what may be compared with another answer.
+    pub(crate) fn words(&self) -> String {
+        self.header("x-request-id").map_or_else(|| self.body.clone(), |id| self.body.replace(id, "…"))
+    }
+
     /// One header as text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -65,6 +66,14 @@ impl Builder {
     pub(crate) fn listeners(mut self, text: &str) -> Self {
         self.listens_as_said = true;
         self.args(&["run", "-c", "tollgate.yaml", "--catalog", "catalog.yaml"]).conf(text)
+    }
+
+    /// The port to listen on, when others must know it beforehand: see `free_port`.
+    pub(crate) fn port(mut self, port: u16) -> Self {
+        for arg in self.args.iter_mut().filter(|arg| *arg == "127.0.0.1:0") {
+            *arg = format!("127.0.0.1:{port}");
+        }
+        self
     }
 
     /// The folder to start it in, if not its own.
@@ -188,9 +197,18 @@ impl Gateway {
 
     /// Replaces the catalog as an editor does: a new file, renamed over the old one.
     pub(crate) fn edit_catalog(&self, text: &str) {
-        let new = self.home().join(".catalog.yaml.new");
+        self.edit("catalog.yaml", text);
+    }
+
+    /// Replaces the configuration in the same way.
+    pub(crate) fn edit_conf(&self, text: &str) {
+        self.edit("tollgate.yaml", text);
+    }
+
+    fn edit(&self, name: &str, text: &str) {
+        let new = self.home().join(format!(".{name}.new"));
         std::fs::write(&new, text).unwrap();
-        std::fs::rename(new, self.home().join("catalog.yaml")).unwrap();
+        std::fs::rename(new, self.home().join(name)).unwrap();
     }
 
     /// Its process id.
@@ -342,6 +360,17 @@ impl Drop for Gateway {
         let status = self.end();
         assert!(status.success(), "the gateway ended with {status}. It wrote:\n{}", self.log());
     }
+}
+
+/// A port that nobody listens on. It is below those that the system gives out, so that no other test gets it either.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test runs side by side on one machine begin at different places.
+    let start = u16::try_from(std::process::id() % 12_000).unwrap();
+    (0..12_000)
+        .map(|_| 20_000 + (start + NEXT.fetch_add(1, Ordering::SeqCst) % 12_000) % 12_000)
+        .find(|&port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok())
+        .expect("a free port")
 }
 
 /// The address in the log line that says the gateway listens.

@@ -133,7 +133,7 @@ impl Server {
     }
 
     #[track_caller]
-    fn start(mut command: Command, listening: impl Fn(&str) -> Option<String>) -> Self {
+    fn start(mut command: Command, mut listening: impl FnMut(&str) -> Option<String>) -> Self {
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // Bounded, and nobody waits for its reader: lines after the wanted one are dropped.
