@@ -36,5 +36,6 @@ mod settings;
 mod stdio;
 mod streams;
 mod tls;
+mod tokens;
 mod upstream;
 mod wire;
