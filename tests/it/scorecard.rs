@@ -6,6 +6,7 @@
 
 mod bodies;
 mod bombs;
+mod callers;
 mod heads;
 mod json;
 mod jwks;
