@@ -332,6 +332,8 @@ impl ProxyHttp for Proxy {
         if session.response_written().is_none() && !client_left {
             let slow = error.etype() == &ErrorType::HTTPStatus(StatusCode::REQUEST_TIMEOUT.as_u16());
             let rejection = if slow { Rejection::BodyTooSlow } else { Rejection::ForwardFailed };
+            // The connection ends with this answer, which has to say so: the client's next request would be lost.
+            session.set_keepalive(None);
             let _ = write::refuse(session, ctx, &rejection, rejection::Style::Plain, None).await;
         } else {
             ctx.record.client_gone();
