@@ -47,6 +47,7 @@ use standing::Standing;
 use table::Table;
 
 pub use certificate::CertificateNames;
+pub use credentials::without_credentials;
 pub use entrance::{Entrance, InForce};
 pub use introduction::Introduction;
 pub use key::KeyError;
