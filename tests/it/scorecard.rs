@@ -13,8 +13,10 @@ mod jwks;
 mod keys;
 mod listed;
 mod mirrored;
+mod passthrough;
 mod payloads;
 mod routes;
+mod secrets;
 mod smuggling;
 mod tokens;
 
