@@ -3,11 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot be prepared should stop loudly")]
 
 use std::hint::black_box;
+use std::path::Path;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use http::HeaderMap;
-use tollgate::conf::Rate;
+use tollgate::auth::{Caller, CallerKind, Demand, ItemKind, Rulebook, Verdict};
+use tollgate::catalog;
+use tollgate::conf::{Grant, Rate};
 use tollgate::limit::{Address, Buckets, Draw, Flood, Layer, Places};
 use tollgate::mcp::{self, ParseLimits};
 use tollgate::session::{Pin, Sealer};
@@ -21,6 +24,7 @@ fn main() {
     sessions(&mut criterion);
     limits(&mut criterion);
     lines(&mut criterion);
+    policy(&mut criterion);
     criterion.final_summary();
 }
 
@@ -123,4 +127,57 @@ fn lines(criterion: &mut Criterion) {
                 .number("bytes_out", 650)
         });
     });
+}
+
+/// A decision for one of 10,000 callers by 50 rules, the last of which is the one that gives.
+fn policy(criterion: &mut Criterion) {
+    let mut rules =
+        String::from("servers: [{id: docs, runtime: {type: remote-http, url: 'http://a/'}}]\nrules:\n");
+    for at in 0..50 {
+        let rule = match at % 5 {
+            0 => format!(
+                "deny: [call], who: {{groups: ['blocked-{at}-*']}}, tools: ['drop_{at}', 'delete_*_{at}']"
+            ),
+            1 => format!(
+                "allow: [list, call], who: {{scopes: ['docs:read', 'team:{at}']}}, servers: ['do*'], tools: ['get_*']"
+            ),
+            2 => format!(
+                "allow: [list, read], who: {{groups: ['team-{at}']}}, resources: ['file:///srv/{at}/*']"
+            ),
+            3 => format!("allow: '*', who: {{subjects: ['svc-{at}-*'], kinds: [api_key]}}"),
+            _ => format!(
+                "allow: [list, call], who: {{groups: ['team-{at}']}}, tools: ['search', 'get_{at}_*']"
+            ),
+        };
+        rules.push_str(&format!("  - {{{rule}}}\n"));
+    }
+    let catalog = catalog::parse(&rules, "catalog.yaml", Path::new("/"), 1, &|_| None).unwrap();
+    let policy = Rulebook::new(&catalog.rules).on(catalog.servers.first().unwrap());
+    let callers: Vec<Caller> = (0..10_000)
+        .map(|at| {
+            let groups = ["staff", "eu", "team-49", "x"].map(str::to_owned).to_vec();
+            let scopes = ["docs:read", "docs:write", "openid"].map(str::to_owned).to_vec();
+            let grant = Grant { servers: vec!["*".into()], groups, scopes, ..Grant::default() };
+            Caller::new(CallerKind::ApiKey, None, &format!("caller-{at}"), &grant)
+        })
+        .collect();
+    let mut group = criterion.benchmark_group("admission/policy");
+    for (name, demand) in [
+        ("50 rules, allowed", Demand::item(ItemKind::Tool, "search")),
+        ("50 rules, denied", Demand::item(ItemKind::Tool, "unknown")),
+        ("50 rules, session", Demand::Session),
+        ("50 rules, resource", Demand::item(ItemKind::Resource, "file:///srv/x/../y")),
+    ] {
+        let mut at = 0;
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                at = (at + 1) % callers.len();
+                matches!(
+                    policy.decide(black_box(callers.get(at).unwrap()), black_box(&demand)),
+                    Verdict::Allowed { .. }
+                )
+            });
+        });
+    }
+    group.finish();
 }

@@ -13,7 +13,7 @@ mod sidecar;
 
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -148,6 +148,7 @@ fn build(
     let bridge = open_bridge(conf, observer)?;
     let catalog = Arc::new(demo.load(conf)?);
     warn_of(&catalog.warnings);
+    warn_of(&auth::review(conf, &catalog));
     bridge.reconcile(&catalog);
     meters.reloaded(catalog.generation, started.0.elapsed());
     let idle = conf.limits.idle_connections_max;
@@ -284,9 +285,13 @@ fn pingora_conf(conf: &Conf) -> ServerConf {
 
 /// The catalog that a run of these settings would start with; for `validate`.
 pub fn check(conf: &Conf, variables: Vec<(String, String)>) -> Result<Snapshot, Mistakes> {
-    let lookup = demo::placeholders(variables);
     match &conf.catalog {
-        Some(path) => catalog::load(path, 1, &lookup),
-        None => demo::built_in(&lookup),
+        Some(path) => check_file(path, variables),
+        None => demo::built_in(&demo::placeholders(variables)),
     }
+}
+
+/// Another catalog, as a run would load it; for `plan`.
+pub fn check_file(path: &Path, variables: Vec<(String, String)>) -> Result<Snapshot, Mistakes> {
+    catalog::load(path, 1, &demo::placeholders(variables))
 }

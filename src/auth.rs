@@ -21,13 +21,17 @@ mod certificate;
 mod claims;
 mod credentials;
 mod entrance;
+mod explain;
 mod introduction;
 mod jwt;
 mod key;
 mod key_source;
 mod metadata;
+mod plan;
 mod policy;
 mod provider;
+mod review;
+mod roster;
 mod standing;
 mod strict;
 mod table;
@@ -49,11 +53,15 @@ use table::Table;
 pub use certificate::CertificateNames;
 pub use credentials::without_credentials;
 pub use entrance::{Entrance, InForce};
+pub use explain::{Considered, consider};
 pub use introduction::Introduction;
 pub use key::KeyError;
 pub use key_source::FileError;
 pub use metadata::{Challenge, Resource, ResourceServer, WELL_KNOWN};
+pub use plan::{Change, Given, plan};
 pub use policy::{Allowed, Demand, Denied, ItemKind, Policy, Rulebook, Sight, Verdict, Why, allow};
+pub use review::review;
+pub use roster::{Known, roster, tokens};
 
 /// Who is calling, after authentication.
 #[derive(Debug, Clone)]

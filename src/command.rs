@@ -2,11 +2,13 @@
 //! Not here: what settings mean and which wins (`conf`); the gateway itself (`app`).
 //!
 //! Data goes to standard output, talk to standard error. Exit codes: 0 ok, 1 a failed start or a mistake in a file,
-//! 2 wrong usage.
+//! 2 wrong usage, 3 what `explain` denies.
 
 mod check;
+mod explain;
 mod healthcheck;
 mod key;
+mod plan;
 mod routes;
 mod samples;
 
@@ -42,6 +44,27 @@ enum Verb {
         /// Fail on warnings, too.
         #[arg(long)]
         strict: bool,
+    },
+    /// Tell whether a caller may do something, which rule says so and which limits it meets; exit 3 if it may not.
+    Explain {
+        #[command(flatten)]
+        question: explain::Question,
+        #[command(flatten)]
+        files: Files,
+        /// How the answer is told.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Tell what a changed catalog would give and take from whom.
+    Plan {
+        /// The changed catalog.
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        #[command(flatten)]
+        files: Files,
+        /// How the plan is told.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
     },
     /// Print a JSON Schema (draft-07) for editors.
     Schema {
@@ -158,6 +181,8 @@ pub fn main() -> ExitCode {
     let done = match Command::parse().verb {
         Verb::Run(files) => run(files),
         Verb::Validate { files, format, strict } => check::validate(files, format, strict),
+        Verb::Explain { question, files, format } => explain::explain(files, &question, format),
+        Verb::Plan { to, files, format } => plan::plan(files, &to, format),
         Verb::Schema { of } => print_json(&match of {
             SchemaOf::Catalog => catalog::schema(),
             SchemaOf::Config => conf::schema(),

@@ -24,7 +24,7 @@
 //!
 //! ```text arrows
 //! main      -> command
-//! command   -> app catalog conf control document proxy sample
+//! command   -> app auth catalog conf control document hub mcp proxy sample
 //! app       -> auth bridge catalog conf control document hub limit listener proxy sample session telemetry upstream
 //! proxy     -> auth catalog conf hub limit listener mcp reply telemetry upstream
 //! control   -> auth bridge catalog conf document hub limit telemetry upstream
@@ -33,7 +33,7 @@
 //! bridge    -> catalog conf mcp
 //! sample    -> mcp
 //! session   -> conf
-//! auth      -> catalog conf egress
+//! auth      -> catalog conf document egress
 //! limit     -> conf
 //! listener  -> conf telemetry
 //! telemetry -> conf mcp

@@ -51,7 +51,7 @@ use body::Pace;
 use door::Door;
 use forward::Forward;
 use record::Record;
-use rejection::Rejection;
+use rejection::{EdgeFault, Rejection};
 use toll::Tally;
 
 /// Pingora's proxy as we fill it in.
@@ -106,8 +106,8 @@ impl Proxy {
             self.admission.arrive(address, &mut ctx.tally)?;
         }
         self.admission.inspect(&connection.listener, request)?;
-        // The control plane asks for the caller's token itself, and metadata is for everybody.
-        if matches!(door, Door::Control | Door::Metadata) {
+        // The control plane asks for the caller's token itself; metadata and preflights are for everybody.
+        if matches!(door, Door::Control | Door::Metadata | Door::Wrong { .. }) {
             self.admission.settle(&mut ctx.tally)
         } else {
             Ok(())
@@ -328,10 +328,17 @@ impl ProxyHttp for Proxy {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
-        let client_left = error.esource() == &pingora_core::ErrorSource::Downstream;
+        // Pingora lays a head that it will not forward at the client's door as well, who then waits for an answer.
+        let unfit = error.etype() == &ErrorType::InvalidHTTPHeader;
+        let client_left = error.esource() == &pingora_core::ErrorSource::Downstream && !unfit;
         if session.response_written().is_none() && !client_left {
             let slow = error.etype() == &ErrorType::HTTPStatus(StatusCode::REQUEST_TIMEOUT.as_u16());
-            let rejection = if slow { Rejection::BodyTooSlow } else { Rejection::ForwardFailed };
+            let ours = error.esource() == &pingora_core::ErrorSource::Downstream;
+            let rejection = match (slow, unfit && ours) {
+                (true, _) => Rejection::BodyTooSlow,
+                (false, true) => Rejection::Edge(EdgeFault::Unfit),
+                (false, false) => Rejection::ForwardFailed,
+            };
             // The connection ends with this answer, which has to say so: the client's next request would be lost.
             session.set_keepalive(None);
             let _ = write::refuse(session, ctx, &rejection, rejection::Style::Plain, None).await;

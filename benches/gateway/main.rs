@@ -16,6 +16,7 @@ mod nginx;
 mod null_server;
 mod report;
 mod rows;
+mod setup;
 mod terminate;
 
 use std::net::SocketAddr;

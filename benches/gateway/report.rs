@@ -97,7 +97,7 @@ fn ratio(value: f64, to: Option<f64>) -> String {
     to.filter(|to| *to > 0.0).map_or_else(String::new, |to| format!("{:.2}×", value / to))
 }
 
-/// The two promises about cost, each with its figure.
+/// The promises about cost, each with its figure.
 fn verdict(cells: &[Cell]) {
     let find = |row: &str, connections: usize| {
         cells
@@ -112,6 +112,17 @@ fn verdict(cells: &[Cell]) {
             bare.cpu_us(),
             ratio(tollgate.cpu_us(), Some(bare.cpu_us()))
         );
+    }
+    if let Some(open) = find("tollgate-open", 32) {
+        let promised = [("tollgate-locked", "an API key", 4), ("tollgate-rs256", "an RS256 token", 10)];
+        for (row, what, most) in promised {
+            if let Some(cell) = find(row, 32) {
+                let more = cell.cpu_us() - open.cpu_us();
+                println!(
+                    "Admission with {what}, 50 rules and all limits: {more:.1} µs more (promised: at most {most} µs)"
+                );
+            }
+        }
     }
     if let Some(tollgate) = find("tollgate", 512) {
         let peak = tollgate.median(|sample| sample.peak_mib);

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::load::{Era, Target};
 use crate::measure::{self, GATEWAY_CORE, LOAD_CORE, Running};
-use crate::{Failure, nginx};
+use crate::{Failure, nginx, setup};
 
 /// One row: a name, a process to watch, a target to call.
 pub(crate) struct Row {
@@ -44,16 +44,6 @@ const TERMINATING: [(&str, &str); 4] = [
     ("terminate-inline", "inline"),
 ];
 
-/// Gateway rows: name, server in the catalog, how it is called.
-const TOLLGATE: [(&str, &str, Era); 3] = [
-    ("tollgate", "null", Era::Legacy),
-    ("tollgate-modern", "null", Era::Modern),
-    ("tollgate-stdio", "stdio", Era::Legacy),
-];
-
-/// The API key of the run.
-const KEY: &str = "bench-key-0123456789abcdef";
-
 impl Rows {
     /// Starts what the rows named by `only` (all but the `terminate` ones when empty) need.
     pub(crate) fn start(tollgate: &Path, only: &[String]) -> Result<Self, Failure> {
@@ -86,8 +76,10 @@ impl Rows {
                 rows.add(name, listen, command)?;
             }
         }
-        if TOLLGATE.iter().any(|(name, ..)| rows.wants(name)) {
-            rows.add_tollgate(tollgate, backend)?;
+        for (process, ways) in setup::ALL {
+            if ways.iter().any(|(name, ..)| rows.wants(name)) {
+                rows.add_tollgate(tollgate, backend, (process, ways))?;
+            }
         }
         if rows.all.is_empty() {
             return Err(format!("no row is named like {only:?}").into());
@@ -105,16 +97,20 @@ impl Rows {
         Ok(())
     }
 
-    /// One gateway for all its rows, with everything switched on: key, limit, sealed sessions, access log, metrics.
-    fn add_tollgate(&mut self, program: &Path, backend: SocketAddr) -> Result<(), Failure> {
+    /// One gateway for all its rows, with sealed sessions, access log and metrics, and what its setup says.
+    fn add_tollgate(
+        &mut self,
+        program: &Path,
+        backend: SocketAddr,
+        (process, ways): (&'static str, &'static [(&'static str, &'static str, Era)]),
+    ) -> Result<(), Failure> {
         let program = program.canonicalize().map_err(|error| {
             format!("{}: {error}; build it first, or name it by --tollgate", program.display())
         })?;
-        let folder = self.folder.path().join("tollgate");
+        let folder = self.folder.path().join(process);
         fs::create_dir_all(&folder)?;
         let (conf, catalog) = (folder.join("tollgate.yaml"), folder.join("catalog.yaml"));
-        fs::write(&conf, conf_text(&folder))?;
-        fs::write(&catalog, catalog_text(&program, backend))?;
+        let credential = setup::write(process, &folder, &program, backend)?;
         let listen = measure::free_addr()?;
         let command = [
             program.as_os_str(),
@@ -127,13 +123,16 @@ impl Rows {
             listen.to_string().as_ref(),
         ]
         .map(|part| part.to_string_lossy().into_owned());
-        let pid = self.run("tollgate", GATEWAY_CORE, listen, command.to_vec())?;
-        for (name, server, era) in TOLLGATE {
+        let pid = self.run(process, GATEWAY_CORE, listen, command.to_vec())?;
+        for &(name, server, era) in ways {
             if self.wants(name) {
                 let target = Target {
                     addr: listen,
                     path: format!("/servers/{server}/mcp"),
-                    headers: vec![("Authorization".into(), format!("Bearer {KEY}"))],
+                    headers: credential
+                        .iter()
+                        .map(|credential| ("Authorization".into(), format!("Bearer {credential}")))
+                        .collect(),
                     era,
                     tool: "echo".into(),
                 };
@@ -160,33 +159,6 @@ impl Rows {
         self.running.push(running);
         Ok(pid)
     }
-}
-
-/// A limit that is counted for every call and never reached.
-fn conf_text(folder: &Path) -> String {
-    format!(
-        "state_dir: {folder}/state
-threads: 1
-auth:
-  keys:
-    - {{ name: bench, key: {KEY}, servers: ['*'], limit: {{ requests: 4000000000, per: 1s, burst: 4000000000 }} }}
-log: {{ format: json, level: info }}
-limits: {{ child_pending: 2048, idle_connections: 1024 }}
-",
-        folder = folder.display()
-    )
-}
-
-fn catalog_text(program: &Path, backend: SocketAddr) -> String {
-    format!(
-        "servers:
-  - id: 'null'
-    runtime: {{ type: remote-http, url: 'http://{backend}/mcp' }}
-  - id: stdio
-    runtime: {{ type: local-process, command: '{program}', args: [sample, stdio] }}
-",
-        program = program.display()
-    )
 }
 
 fn target(addr: SocketAddr) -> Target {

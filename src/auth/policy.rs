@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use super::Caller;
 use crate::catalog::{Effect, Matcher, RemoteKind, Rule, Rules, Runtime, Server, ServerId};
-pub(super) use clause::{Clause, Fit};
+pub(super) use clause::{Clause, Fit, Reach};
 pub use demand::{Demand, ItemKind};
 pub use sight::Sight;
 use uri::Name;
@@ -130,6 +130,11 @@ impl Rulebook {
         Self(rules.list.iter().map(prepare).collect())
     }
 
+    /// Every rule, and whether it may match on that server.
+    pub(super) fn clauses(&self, server: &Server) -> impl Iterator<Item = (bool, &Clause)> {
+        self.0.iter().map(|(servers, clause)| (servers.matches(server.id.as_str()), &**clause))
+    }
+
     /// What the rules say about one server.
     pub fn on(&self, server: &Server) -> Policy {
         let is_raw = matches!(&server.runtime, Runtime::Remote(remote) if remote.kind == RemoteKind::Raw);
@@ -180,6 +185,11 @@ impl Policy {
     pub fn sees(&self, caller: &Caller) -> bool {
         let demand = if self.is_raw { Demand::Raw } else { Demand::Session };
         !matches!(self.decide(caller, &demand), Verdict::Denied(_))
+    }
+
+    /// Whether the server is forwarded unread.
+    pub fn is_raw(&self) -> bool {
+        self.is_raw
     }
 
     /// Whether the catalog has any rule: what a list says then depends on who asks.

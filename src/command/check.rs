@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Done, Files, Format, print, print_json, tell};
 use crate::document::{Mistakes, Severity};
-use crate::{app, conf};
+use crate::{app, auth, conf};
 
 /// What both files come to.
 struct Checked {
@@ -28,6 +28,7 @@ fn check(files: Files) -> Result<Checked, Mistakes> {
             return Err(warnings);
         }
     };
+    warnings.list.extend(auth::review(&loaded.conf, &snapshot).list);
     warnings.list.extend(snapshot.warnings.list);
     Ok(Checked { catalog: loaded.conf.catalog, servers: snapshot.servers.len(), warnings })
 }

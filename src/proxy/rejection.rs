@@ -77,6 +77,8 @@ pub(super) enum EdgeFault {
     Host,
     Origin,
     Network,
+    /// The head cannot be forwarded, such as one whose `Connection` names what is not one hop's own.
+    Unfit,
 }
 
 impl EdgeFault {
@@ -87,6 +89,7 @@ impl EdgeFault {
             Self::Host => (S::FORBIDDEN, "host", "this Host is not served here: list it in `hosts`"),
             Self::Origin => (S::FORBIDDEN, "origin", "this Origin may not call: list it in `origins`"),
             Self::Network => (S::FORBIDDEN, "network", "no calls are taken from this address"),
+            Self::Unfit => (S::BAD_REQUEST, "unfit_head", "these headers cannot be forwarded"),
         };
         Row { status, code: Code::INVALID_REQUEST, reason, words: words.into(), outcome: Outcome::Denied }
     }

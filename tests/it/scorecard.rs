@@ -7,6 +7,7 @@
 mod bodies;
 mod bombs;
 mod callers;
+mod h2;
 mod heads;
 mod json;
 mod jwks;
@@ -17,7 +18,9 @@ mod passthrough;
 mod payloads;
 mod routes;
 mod secrets;
+mod sites;
 mod smuggling;
+mod spoofing;
 mod tokens;
 
 use std::io::Write as _;

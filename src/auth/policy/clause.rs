@@ -2,9 +2,9 @@
 //! Not here: how rules decide together (`policy`).
 
 use super::uri::Name;
-use super::{Caller, ItemKind};
+use super::{Caller, Demand, ItemKind};
 use crate::auth::CallerKind;
-use crate::catalog::{Globs, Items, Matcher, Rule, covers, overlap};
+use crate::catalog::{Effect, Globs, Items, Matcher, Rule, covers, overlap};
 
 pub(super) const LIST: u8 = 1;
 pub(super) const CALL: u8 = 2;
@@ -36,8 +36,18 @@ pub(in crate::auth) enum Fit {
     No,
 }
 
+/// Whether a rule is about what is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::auth) enum Reach {
+    Yes,
+    /// Its actions are other ones.
+    Action,
+    /// Its items are other ones.
+    Item,
+}
+
 impl Clause {
-    pub(super) fn new(rule: &Rule) -> Self {
+    pub(in crate::auth) fn new(rule: &Rule) -> Self {
         let (actions, who) = (rule.actions, &rule.who);
         let bits = [(actions.list, LIST), (actions.call, CALL), (actions.read, READ), (actions.get, GET)];
         let mut scopes: Vec<Box<str>> =
@@ -73,23 +83,65 @@ impl Clause {
 
     /// Whether the rule is about the caller.
     pub(in crate::auth) fn fits(&self, caller: &Caller) -> Fit {
-        let meets = self.kinds & bit(caller.kind) != 0
-            && self.subjects.as_ref().is_none_or(|subjects| subjects.matches(&caller.subject))
-            && self
-                .groups
-                .as_ref()
-                .is_none_or(|groups| caller.groups.iter().any(|group| groups.matches(group)))
-            && self.issuers.as_ref().is_none_or(|issuers| {
-                caller.issuer.as_deref().is_some_and(|issuer| issuers.iter().any(|known| **known == *issuer))
-            });
+        let meets = self.is_of_kind(caller)
+            && self.is_of_subject(caller)
+            && self.is_of_group(caller)
+            && self.is_of_issuer(caller);
         if !meets {
             return Fit::No;
         }
-        let missing = self.scopes.iter().filter(|scope| caller.scopes.binary_search(*scope).is_err()).count();
-        match missing {
+        match self.missing(caller).count() {
             0 => Fit::Yes,
             missing if caller.kind == CallerKind::Jwt => Fit::Scopes(missing),
             _ => Fit::No,
+        }
+    }
+
+    pub(in crate::auth) fn is_of_kind(&self, caller: &Caller) -> bool {
+        self.kinds & bit(caller.kind) != 0
+    }
+
+    pub(in crate::auth) fn is_of_subject(&self, caller: &Caller) -> bool {
+        self.subjects.as_ref().is_none_or(|subjects| subjects.matches(&caller.subject))
+    }
+
+    pub(in crate::auth) fn is_of_group(&self, caller: &Caller) -> bool {
+        let is_in = |groups: &Matcher| caller.groups.iter().any(|group| groups.matches(group));
+        self.groups.as_ref().is_none_or(is_in)
+    }
+
+    pub(in crate::auth) fn is_of_issuer(&self, caller: &Caller) -> bool {
+        let is_of = |issuers: &Vec<Box<str>>| {
+            caller.issuer.as_deref().is_some_and(|issuer| issuers.iter().any(|known| **known == *issuer))
+        };
+        self.issuers.as_ref().is_none_or(is_of)
+    }
+
+    /// Scopes that the rule asks for and the caller does not have.
+    pub(in crate::auth) fn missing(&self, caller: &Caller) -> impl Iterator<Item = &Box<str>> {
+        self.scopes.iter().filter(|scope| caller.scopes.binary_search(*scope).is_err())
+    }
+
+    /// Whether the rule is about what is asked, whoever asks; if not, what of it is something else.
+    pub(in crate::auth) fn reach(&self, demand: &Demand) -> Reach {
+        let deny = self.rule.effect == Effect::Deny;
+        let named = |name: &Name<'_>, kind| {
+            if deny { self.is_about_either(kind, name) } else { self.is_about_both(kind, name) }
+        };
+        let (bits, is_about) = match demand {
+            Demand::Item(kind, name) => (LIST | kind.use_bit(), named(&Name::new(*kind, name), *kind)),
+            Demand::Resources(uris) => {
+                let kind = ItemKind::Resource;
+                (LIST | READ, uris.iter().any(|uri| named(&Name::new(kind, uri), kind)))
+            }
+            Demand::Session | Demand::List(_) => (ALL, self.is_about_any()),
+            Demand::Unnamed(_) | Demand::Unknown => (ALL, self.is_about_all() || deny && self.is_about_any()),
+            Demand::Raw => (ALL, self.is_about_all()),
+        };
+        match (self.bits & bits != 0, is_about) {
+            (false, _) => Reach::Action,
+            (true, false) => Reach::Item,
+            (true, true) => Reach::Yes,
         }
     }
 
