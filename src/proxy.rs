@@ -336,6 +336,8 @@ impl ProxyHttp for Proxy {
                 (false, true) => Rejection::Edge(EdgeFault::Unfit),
                 (false, false) => Rejection::ForwardFailed,
             };
+            // The connection ends with this answer, which has to say so: the client's next request would be lost.
+            session.set_keepalive(None);
             let _ = write::refuse(session, ctx, &rejection, rejection::Style::Plain, None).await;
         } else {
             ctx.record.client_gone();

@@ -26,6 +26,7 @@ mod load;
 mod meter;
 mod naive;
 mod native_api;
+mod oauth;
 mod packages;
 mod policy;
 mod raw;
