@@ -85,10 +85,10 @@ impl Proxy {
         ctx.record.client = Some(client::address(connection, &request.headers));
         let door = Door::find(request).open_to(&connection.listener.doors, request.uri.path());
         ctx.record.door = door.name();
-        let inspected = self.look_at_head(connection, request, ctx, &door);
-        if inspected.is_ok() && door.is_for_pages() {
-            ctx.origin = cors::origin(&request.headers);
+        if door.is_for_pages() {
+            ctx.origin = cors::origin(&connection.listener, request);
         }
+        let inspected = self.look_at_head(connection, request, ctx, &door);
         Ok((door, inspected))
     }
 
