@@ -11,6 +11,7 @@
 
 mod gateway;
 mod good;
+mod neighbour;
 mod slow;
 mod upstream;
 
@@ -79,6 +80,9 @@ fn run(options: &Options) -> Result<bool, Failure> {
     let wanted = |id: &str| options.only.is_empty() || options.only.iter().any(|only| only == id);
     if wanted("L03") {
         all &= told(&runtime.block_on(slow::stand(options))?);
+    }
+    if wanted("L07") {
+        all &= told(&runtime.block_on(neighbour::stand(options))?);
     }
     Ok(all)
 }

@@ -257,11 +257,10 @@ fn tokens() {
 /// The steps one after the other, in one folder and one shell's environment, with other ports than those printed.
 #[test]
 fn locking_down() {
-    let blocks = section(
-        "Lock it down",
-        &["sh", "yaml", "yaml", "sh", "text", "sh", "text", "sh", "text", "yaml"],
-    );
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let blocks =
+        section("Lock it down", &["sh", "yaml", "yaml", "sh", "text", "sh", "text", "sh", "text", "yaml"]);
+    let free =
+        || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let (inside, public) = (free(), free());
     let desk = Desk::new(&format!("127.0.0.1:{inside}"));
     let ported = |block: &str| block.replace("8443", &public).replace(PRINTED, &desk.address);
@@ -271,9 +270,13 @@ fn locking_down() {
     let state = format!("export TOLLGATE_STATE_DIR={}\n", desk.path("state").display());
     let keys = ported(&blocks[0]);
     desk.prints(&format!("{keys}{state}{}", ported(&blocks[3])), &blocks[4]);
-    let ran = desk.sh(&format!("{keys}{state}{} >/dev/null; wait", ported(&blocks[5]).replace("tollgate run &", "tollgate run >/dev/null 2>&1 &")));
+    let ran = desk.sh(&format!(
+        "{keys}{state}{} >/dev/null; wait",
+        ported(&blocks[5]).replace("tollgate run &", "tollgate run >/dev/null 2>&1 &")
+    ));
     let without_id = |text: &str| {
-        let (before, rest) = text.split_once("requestId\":\"").unwrap_or_else(|| panic!("no request id in {text}"));
+        let (before, rest) =
+            text.split_once("requestId\":\"").unwrap_or_else(|| panic!("no request id in {text}"));
         let (_, after) = rest.split_once('"').unwrap();
         format!("{before}{after}")
     };
