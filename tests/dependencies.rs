@@ -169,3 +169,20 @@ fn lists_are_read_from_the_file() {
     assert_eq!(list(toml, "licenses", "allow"), ["MIT", "ISC"]);
     assert_eq!(list(toml, "bans", "deny"), ["openssl", "serde_yml", "native-tls"]);
 }
+
+/// HTTP/2 before 0.4.16 lets a client's empty or reset frames pile up (RUSTSEC-2026-0258); Pingora asks for less.
+#[test]
+fn http2_is_not_older_than_what_bounds_its_frames() {
+    let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).unwrap();
+    let of_h2 = |entry: &&str| entry.lines().any(|line| line == "name = \"h2\"");
+    let versions: Vec<Vec<u32>> = lock
+        .split("[[package]]")
+        .filter(of_h2)
+        .map(|entry| entry.lines().find_map(|line| line.strip_prefix("version = ")).unwrap())
+        .map(|version| version.trim_matches('"').split('.').map(|part| part.parse().unwrap()).collect())
+        .collect();
+    assert!(
+        !versions.is_empty() && versions.iter().all(|version| *version >= vec![0, 4, 16]),
+        "{versions:?}"
+    );
+}

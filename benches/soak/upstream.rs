@@ -8,8 +8,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::Failure;
 
-/// Longer than all buffers between the server and a client that does not read.
-const BIG: usize = 1024 * 1024;
+/// Longer than all buffers between the server and a client that does not read, those of the kernel included. Written
+/// from one piece, again and again: thousands may be on their way at once.
+const BIG_PIECES: usize = 128;
+static PIECE: [u8; 64 * 1024] = [b'x'; 64 * 1024];
 
 /// Starts it; it ends with the program.
 pub(crate) async fn start() -> Result<SocketAddr, Failure> {
@@ -29,21 +31,25 @@ async fn serve(mut stream: TcpStream) -> Result<(), Failure> {
     while stream.read_buf(&mut got).await? > 0 {
         while let Some((body, end)) = whole(&got) {
             let message: serde_json::Value = serde_json::from_slice(body)?;
-            let text = match message.pointer("/params/name").and_then(|name| name.as_str()) {
-                Some("big") => "x".repeat(BIG),
-                _ => "fine".to_owned(),
+            let pieces = match message.pointer("/params/name").and_then(|name| name.as_str()) {
+                Some("big") => BIG_PIECES,
+                _ => 0,
             };
-            let result =
-                serde_json::json!({"content": [{"type": "text", "text": text}], "resultType": "complete"});
-            let answer = serde_json::json!({"jsonrpc": "2.0", "id": message.get("id"), "result": result});
-            let answer = answer.to_string();
+            let id = message.get("id").cloned().unwrap_or_default();
+            let begin = format!(
+                r#"{{"jsonrpc":"2.0","id":{id},"result":{{"resultType":"complete","content":[{{"type":"text","text":"fine"#
+            );
+            let end_of_answer = r#""}]}}"#;
+            let length = begin.len() + pieces * PIECE.len() + end_of_answer.len();
             let head = format!(
-                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-                answer.len()
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{begin}"
             );
             got.drain(..end);
             stream.write_all(head.as_bytes()).await?;
-            stream.write_all(answer.as_bytes()).await?;
+            for _ in 0..pieces {
+                stream.write_all(&PIECE).await?;
+            }
+            stream.write_all(end_of_answer.as_bytes()).await?;
         }
     }
     Ok(())
