@@ -86,7 +86,7 @@ enum Denial {
     /// There is no such server, or it is disabled.
     NoServer,
     Servers,
-    Rule(Rule),
+    Rule(Box<Rule>),
     Default,
 }
 
@@ -114,7 +114,7 @@ fn answer(conf: &Conf, catalog: &Snapshot, question: &Question) -> Result<Answer
             notes.push(looks(policy.sees(&caller), &demand));
             Outcome::Denied(match why {
                 Why::Servers => Denial::Servers,
-                Why::Rule(rule) => Denial::Rule(rule.clone()),
+                Why::Rule(rule) => Denial::Rule(Box::new(rule.clone())),
                 Why::Default => Denial::Default,
             })
         }
@@ -320,9 +320,8 @@ impl Answer {
         let (answer, why) = self.outcome();
         let named = |rule: &Rule| json!({"name": rule.name, "place": rule.place});
         let by = match &self.outcome {
-            Outcome::Allowed(Some(rule)) | Outcome::Scopes(_, rule) | Outcome::Denied(Denial::Rule(rule)) => {
-                named(rule)
-            }
+            Outcome::Allowed(Some(rule)) | Outcome::Scopes(_, rule) => named(rule),
+            Outcome::Denied(Denial::Rule(rule)) => named(rule),
             Outcome::Allowed(None) | Outcome::Denied(_) | Outcome::Expired => Value::Null,
         };
         let scopes = match &self.outcome {

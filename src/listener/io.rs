@@ -52,6 +52,8 @@ pub(super) struct Io {
     head_bytes: (u32, usize),
     head_bytes_max: usize,
     patience: Patience,
+    /// Whether patience has come to its end.
+    given_up: bool,
     connection: Arc<Connection>,
     proxy_digest: Arc<ProxyDigest>,
     socket_digest: Arc<SocketDigest>,
@@ -96,6 +98,7 @@ impl Io {
             // Twice what is taken, so that whoever sends a little too much is told what.
             head_bytes_max: (limits.header_bytes_max + limits.uri_bytes_max) * 2 + HEAD_BYTES_BESIDES,
             patience: Patience::new(limits.write_timeout, limits.body_bytes_per_second_min),
+            given_up: false,
             connection,
             proxy_digest,
             socket_digest: Arc::new(socket_digest),
@@ -152,7 +155,10 @@ impl Io {
             Poll::Ready(Err(_)) => {}
             Poll::Pending => {
                 ready!(self.patience.poll(cx));
-                self.meters.cut(Cut::SlowReader);
+                // What is tried after that, such as a farewell, waits for nobody.
+                if !std::mem::replace(&mut self.given_up, true) {
+                    self.meters.cut(Cut::SlowReader);
+                }
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
         }

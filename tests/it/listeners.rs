@@ -57,6 +57,7 @@ fn wait_for_metric(gateway: &Gateway, series: &str, wanted: impl Fn(f64) -> bool
             return;
         }
         assert!(Instant::now() < deadline, "{series} {value}");
+        std::thread::sleep(DRIP);
     }
 }
 
