@@ -1,5 +1,5 @@
 # What one does with a checkout. Each target first sees to its prerequisites, which is quick when nothing is missing.
-.PHONY: run test bench lint help
+.PHONY: run test bench soak lint help
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -16,6 +16,10 @@ test: ## run every test, those with the official clients, servers and conformanc
 bench: ## compare with a direct call, nginx and a bare Pingora proxy
 	@scripts/prerequisites bench
 	scripts/bench $(ARGS)
+
+soak: ## put loads on the gateway that it has to stand for minutes
+	@scripts/prerequisites build
+	scripts/soak $(ARGS)
 
 lint: ## formatting, clippy, documentation, licences and bans of dependencies
 	@scripts/prerequisites build

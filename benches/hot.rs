@@ -1,4 +1,4 @@
-//! Micro-benchmarks of the functions every call passes: parse, check, open a session, take a token, write a line.
+//! Micro-benchmarks of what every call passes: parse, check, authenticate, open a session, take a token, write a line.
 //! Not here: whole calls (`gateway`).
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot be prepared should stop loudly")]
 
@@ -6,11 +6,19 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use criterion::{Criterion, Throughput};
+use futures_util::FutureExt as _;
 use http::HeaderMap;
-use tollgate::auth::{Caller, CallerKind, Demand, ItemKind, Rulebook, Verdict};
+use ring::rand::SystemRandom;
+use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair, RsaPublicKeyComponents};
+use rustls::pki_types::pem::{PemObject as _, SectionKind};
+use tollgate::auth::{Authenticator, Caller, CallerKind, Demand, ItemKind, Presented, Rulebook, Verdict};
 use tollgate::catalog;
-use tollgate::conf::{Grant, Rate};
+use tollgate::conf::{
+    Access, Algorithm, ApiKey, Auth, Claims, Grant, Issuer, IssuerKeys, KeyMaterial, Rate, Secret,
+};
 use tollgate::limit::{Address, Buckets, Draw, Flood, Layer, Places};
 use tollgate::mcp::{self, ParseLimits};
 use tollgate::session::{Pin, Sealer};
@@ -22,6 +30,7 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     messages(&mut criterion);
     sessions(&mut criterion);
+    authentication(&mut criterion);
     limits(&mut criterion);
     lines(&mut criterion);
     policy(&mut criterion);
@@ -66,6 +75,84 @@ fn sessions(criterion: &mut Criterion) {
     criterion.bench_function("session, open", |bencher| {
         bencher.iter(|| sealer.open(black_box(&id), 1, "server").unwrap());
     });
+}
+
+/// A key among ten thousand, a token that was verified before, and one that is new.
+fn authentication(criterion: &mut Criterion) {
+    let key = |number: usize| ApiKey {
+        name: format!("caller-{number}"),
+        owner: None,
+        key: KeyMaterial::Plain(Secret::new(format!("tollgate_key-of-caller-number-{number:06}"))),
+        expires: None,
+        grant: Grant { servers: vec!["docs".into()], ..Grant::default() },
+    };
+    let signer = Signer::new();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), signer.key_set()).unwrap();
+    let issuer = Issuer {
+        issuer: Some("https://login.example.com".into()),
+        audiences: vec!["https://gw.example.com".into()],
+        audience_required: true,
+        algorithms: vec![Algorithm::Rs256],
+        keys: IssuerKeys::JwksFile(file.path().into()),
+        claims: Claims::default(),
+        grant: Grant { servers: vec!["*".into()], ..Grant::default() },
+        leeway: Duration::from_secs(30),
+    };
+    let keys = (0..10_000).map(key).collect();
+    let auth = Auth { keys, issuers: vec![issuer], ..Auth::default() };
+    let access = Access { auth, ..Access::default() };
+    let ask = |authenticator: &Authenticator, headers: &HeaderMap| {
+        let presented = Presented::headers(headers);
+        authenticator.authenticate(&presented).now_or_never().unwrap().unwrap()
+    };
+    let bearer = |credential: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {credential}").parse().unwrap());
+        headers
+    };
+    let remembering = Authenticator::new(&access, 10_000).unwrap();
+    let forgetting = Authenticator::new(&access, 0).unwrap();
+    let mut group = criterion.benchmark_group("admission/authentication");
+    let by_key = bearer("tollgate_key-of-caller-number-005000");
+    group.bench_function("API key, 10,000 keys", |bencher| {
+        bencher.iter(|| ask(&remembering, black_box(&by_key)));
+    });
+    let by_token = bearer(&signer.token());
+    group.bench_function("RS256, verified before", |bencher| {
+        bencher.iter(|| ask(&remembering, black_box(&by_token)));
+    });
+    group.bench_function("RS256, new", |bencher| {
+        bencher.iter(|| ask(&forgetting, black_box(&by_token)));
+    });
+    group.finish();
+}
+
+/// An issuer's key; the one of the tests.
+struct Signer(RsaKeyPair);
+
+impl Signer {
+    fn new() -> Self {
+        let pem = include_bytes!("../src/auth/tests/keys/rsa.pem");
+        let (_, der) = <(SectionKind, Vec<u8>)>::from_pem_slice(pem).unwrap();
+        Self(RsaKeyPair::from_pkcs8(&der).unwrap())
+    }
+
+    fn key_set(&self) -> String {
+        let public = RsaPublicKeyComponents::<Vec<u8>>::from(self.0.public());
+        let [n, e] = [&public.n, &public.e].map(|number| URL_SAFE_NO_PAD.encode(number));
+        format!(r#"{{"keys":[{{"kty":"RSA","kid":"a","n":"{n}","e":"{e}"}}]}}"#)
+    }
+
+    /// A token such as identity providers make.
+    fn token(&self) -> String {
+        let head = r#"{"alg":"RS256","typ":"at+jwt","kid":"a"}"#;
+        let claims = r#"{"iss":"https://login.example.com","sub":"7c0f3a52-6f0e-4a4e-9d4b-8c1d4f6a2b10","aud":"https://gw.example.com","exp":4102444800,"iat":1760000000,"jti":"b9f1c1de","client_id":"desktop","scope":"tools:read tools:write","groups":["staff","research"]}"#;
+        let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(head), URL_SAFE_NO_PAD.encode(claims));
+        let mut signature = vec![0; self.0.public().modulus_len()];
+        self.0.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature).unwrap();
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
 }
 
 fn limits(criterion: &mut Criterion) {

@@ -11,6 +11,7 @@ mod key;
 mod plan;
 mod routes;
 mod samples;
+mod token;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -88,6 +89,11 @@ enum Verb {
     Key {
         #[command(subcommand)]
         verb: key::KeyVerb,
+    },
+    /// JSON Web Tokens of issuers with a shared secret.
+    Token {
+        #[command(subcommand)]
+        verb: token::TokenVerb,
     },
     /// Ask a running gateway whether it is ready; exit 0 if so.
     Healthcheck(Files),
@@ -190,6 +196,7 @@ pub fn main() -> ExitCode {
         Verb::Config { verb: ConfigVerb::Show { files, format } } => show(files, format),
         Verb::Routes { format } => routes::list(format),
         Verb::Key { verb } => key::run(verb),
+        Verb::Token { verb } => token::run(verb),
         Verb::Healthcheck(files) => healthcheck::ask(files),
         Verb::Sample { transport, listen } => samples::serve(transport, listen),
         Verb::Completion { shell } => {

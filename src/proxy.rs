@@ -85,10 +85,10 @@ impl Proxy {
         ctx.record.client = Some(client::address(connection, &request.headers));
         let door = Door::find(request).open_to(&connection.listener.doors, request.uri.path());
         ctx.record.door = door.name();
-        let inspected = self.look_at_head(connection, request, ctx, &door);
-        if inspected.is_ok() && door.is_for_pages() {
-            ctx.origin = cors::origin(&request.headers);
+        if door.is_for_pages() {
+            ctx.origin = cors::origin(&connection.listener, request);
         }
+        let inspected = self.look_at_head(connection, request, ctx, &door);
         Ok((door, inspected))
     }
 
@@ -143,7 +143,6 @@ pub struct Ctx {
     /// What the request owes to buckets, and what the tightest of them said.
     tally: Tally,
     broken: AtomicBool,
-    write_timeout: Duration,
     /// The pace of a forwarded body, from its first piece on.
     pace: Option<Pace>,
     /// The page that may read the answer.
@@ -167,7 +166,6 @@ impl ProxyHttp for Proxy {
             stage: Stage::Arrived,
             tally: Tally::default(),
             broken: AtomicBool::new(false),
-            write_timeout: self.limits.write_timeout,
             pace: None,
             origin: None,
         }
@@ -187,7 +185,7 @@ impl ProxyHttp for Proxy {
         session.set_keepalive(kept.then_some(self.limits.keepalive.as_secs()));
         session.set_total_drain_timeout(Some(Duration::from_secs(5)));
         if session.is_http2() {
-            // One stream of many can be left unread while the connection itself is not.
+            // One stream of many can be left unread while the connection itself is not; for that the listener sees.
             session.set_write_timeout(Some(self.limits.write_timeout));
         }
         ctx.record.arrived(session);
@@ -253,7 +251,6 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         session.set_read_timeout(Some(self.limits.body_timeout));
-        session.set_write_timeout(Some(self.limits.write_timeout));
         match &ctx.stage {
             Stage::Forwarding(forward) => Ok(forward.peer()),
             Stage::Arrived | Stage::Answered => Err(Error::new(ErrorType::InternalError)),
@@ -339,6 +336,8 @@ impl ProxyHttp for Proxy {
                 (false, true) => Rejection::Edge(EdgeFault::Unfit),
                 (false, false) => Rejection::ForwardFailed,
             };
+            // The connection ends with this answer, which has to say so: the client's next request would be lost.
+            session.set_keepalive(None);
             let _ = write::refuse(session, ctx, &rejection, rejection::Style::Plain, None).await;
         } else {
             ctx.record.client_gone();

@@ -1,6 +1,8 @@
 //! Where a request carries its credential.
 //! Not here: whether it is good (`api_key`, `jwt`).
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, header};
 
 use super::AuthError;
@@ -39,8 +41,21 @@ pub(super) fn find(headers: &HeaderMap) -> Result<Credential<'_>, AuthError> {
 
 /// Whether the query has what looks like a credential. It is never taken for one.
 pub(super) fn is_in_query(query: &str) -> bool {
-    let names = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
-    names.into_iter().any(|name| IN_QUERY.iter().any(|known| name.eq_ignore_ascii_case(known)))
+    query.split('&').any(is_credential)
+}
+
+/// The query without what looks like a credential: for an upstream, which has its own from the catalog and must not
+/// see a caller's.
+pub fn without_credentials(query: &str) -> Cow<'_, str> {
+    if !is_in_query(query) {
+        return Cow::Borrowed(query);
+    }
+    Cow::Owned(query.split('&').filter(|pair| !is_credential(pair)).collect::<Vec<_>>().join("&"))
+}
+
+fn is_credential(pair: &str) -> bool {
+    let name = pair.split('=').next().unwrap_or_default();
+    IN_QUERY.iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
 /// The one value of a header: two are a bad credential, since readers differ in which they take.
@@ -49,4 +64,21 @@ fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h str, AuthEr
     let value = values.next().and_then(|value| value.to_str().ok()).ok_or(AuthError::Invalid)?;
     let fits = values.next().is_none() && value.len() <= CREDENTIAL_BYTES_MAX;
     fits.then_some(value).ok_or(AuthError::Invalid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_goes_on_without_credentials() {
+        for (query, want) in [
+            ("", ""),
+            ("a=1&b=api_key", "a=1&b=api_key"),
+            ("api_key=x", ""),
+            ("a=1&Access_Token=x&b=%20&apikey", "a=1&b=%20"),
+        ] {
+            assert_eq!(without_credentials(query), want, "{query}");
+        }
+    }
 }

@@ -5,6 +5,7 @@ mod changes;
 mod forgeries;
 mod issuer;
 mod key_sets;
+mod minting;
 
 use futures_util::FutureExt as _;
 use serde_json::json;

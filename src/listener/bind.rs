@@ -61,8 +61,9 @@ fn prepare(socket: &TcpListener, limits: &Limits) -> io::Result<()> {
     {
         setsockopt(socket, sockopt::TcpKeepIdle, &u32::try_from(SILENCE.as_secs()).unwrap_or(u32::MAX))?;
         // What lies in the kernel's buffer and is not taken by the other end ends the connection like a write that
-        // waits: this is the deadline of small answers, which never wait here.
-        let patience = u32::try_from(limits.write_timeout.as_millis()).unwrap_or(u32::MAX);
+        // waits: this is the deadline of small answers, which never wait here. Twice as long, so that a write that does
+        // wait is ended, and counted, by us.
+        let patience = u32::try_from(limits.write_timeout.as_millis() * 2).unwrap_or(u32::MAX);
         setsockopt(socket, sockopt::TcpUserTimeout, &patience)?;
     }
     Ok(())

@@ -7,6 +7,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora_http::RequestHeader;
 
+use super::names;
+use crate::conf::Listener;
 use crate::mcp::MirroredHeaders;
 use crate::reply::{Body, Reply};
 
@@ -23,9 +25,10 @@ const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 /// Names of one request's parameters that a preflight allows.
 const PARAMS_MAX: usize = 32;
 
-/// The page that a request comes from, which the listener has let in.
-pub(super) fn origin(headers: &HeaderMap) -> Option<HeaderValue> {
-    headers.get(header::ORIGIN).cloned()
+/// The page that a request comes from, if it may call.
+pub(super) fn origin(listener: &Listener, request: &RequestHeader) -> Option<HeaderValue> {
+    let origin = request.headers.get(header::ORIGIN)?;
+    names::check(listener, &request.uri, &request.headers).ok().map(|()| origin.clone())
 }
 
 /// The answer to a browser that asks whether a page may send a request. `allow` are the door's methods.

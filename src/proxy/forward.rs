@@ -15,7 +15,7 @@ use super::headers::REQUEST_ID;
 use super::record::Record;
 use super::rejection::{RawFault, Rejection};
 use super::{Ctx, admit, client};
-use crate::auth::{Denied, Introduction};
+use crate::auth::{self, Denied, Introduction};
 use crate::hub::HubError;
 use crate::listener::Connection;
 use crate::mcp::Era;
@@ -100,7 +100,8 @@ pub(super) async fn to_server(
     )]
     let mut peer = HttpPeer::new(target.address, target.secure, target.host.clone());
     deadlines(&mut peer, upstream.server.timeouts.connect, upstream.server.timeouts.response);
-    let query = request.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let query = request.uri.query().map(auth::without_credentials).filter(|query| !query.is_empty());
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let path = format!("{}{rest}{query}", target.path.trim_end_matches('/'));
     let path = if path.starts_with('/') { path } else { format!("/{path}") };
     Ok(Forward { peer, raw: Some(Raw { target, path, _admitted: admitted }) })

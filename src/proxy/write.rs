@@ -87,9 +87,6 @@ pub(super) async fn reply(session: &mut Session, ctx: &mut Ctx, reply: Reply, wa
             else {
                 return;
             };
-            if body.len() > BUFFERED_BYTES {
-                session.set_write_timeout(Some(ctx.write_timeout));
-            }
             let bodiless = body.is_empty();
             if session.write_response_header(Box::new(head), bodiless).await.is_ok() && !bodiless {
                 let _ = session.write_response_body(Some(body), true).await;
@@ -100,7 +97,6 @@ pub(super) async fn reply(session: &mut Session, ctx: &mut Ctx, reply: Reply, wa
             else {
                 return;
             };
-            session.set_write_timeout(Some(ctx.write_timeout));
             // Boxed, so that the many calls that do not stream carry nothing of it.
             Box::pin(pass(session, ctx, head, Passing::new(*stream, watching))).await;
         }
@@ -112,9 +108,6 @@ async fn pass(session: &mut Session, ctx: &mut Ctx, head: ResponseHeader, mut pa
     passing.run(session).await;
     passing.record(ctx);
 }
-
-/// A body up to this size goes into the socket's buffer and needs no deadline of its own.
-const BUFFERED_BYTES: usize = 16 * 1024;
 
 /// How long a body is.
 #[derive(Clone, Copy)]

@@ -121,6 +121,20 @@ impl Server {
         })
     }
 
+    /// An OpenID provider; `url` is its issuer. With it, the id and the secret of a client that needs no person.
+    #[track_caller]
+    pub(crate) fn provider() -> (Self, String, String) {
+        let mut command = Command::new(node());
+        command.arg(folder().join("fixture/provider.mjs"));
+        let mut said = Value::Null;
+        let server = Self::start(command, |line| {
+            said = serde_json::from_str(line).ok()?;
+            Some(said.get("url")?.as_str()?.to_owned())
+        });
+        let text = |name: &str| said[name].as_str().unwrap().to_owned();
+        (server, text("client_id"), text("client_secret"))
+    }
+
     /// `server-everything` over Streamable HTTP. It takes its port from us, so another process may be faster: try again.
     #[track_caller]
     pub(crate) fn everything() -> Self {

@@ -172,7 +172,8 @@ fn added(desk: &Desk, line: &str) -> (String, String) {
 #[test]
 fn no_block_is_left_out() {
     let found: BTreeSet<String> = blocks().into_iter().map(|block| block.section).collect();
-    let tested = ["", "The catalog", "Connect a client", "Authentication", "Observe", "Deploy"];
+    let tested =
+        ["", "The catalog", "Connect a client", "Authentication", "Lock it down", "Observe", "Deploy"];
     assert_eq!(found, tested.map(String::from).into(), "a section has snippets that no test runs");
 }
 
@@ -251,6 +252,42 @@ fn tokens() {
     let blocks = section("Authentication", &["yaml", "sh", "json", "sh", "yaml", "sh", "json"]);
     let gateway = configured(&blocks[4]);
     Desk::beside(&gateway).prints(&blocks[5], &blocks[6]);
+}
+
+/// The steps one after the other, in one folder and one shell's environment, with other ports than those printed.
+#[test]
+fn locking_down() {
+    let blocks =
+        section("Lock it down", &["sh", "yaml", "yaml", "sh", "text", "sh", "text", "sh", "text", "yaml"]);
+    let free =
+        || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let (inside, public) = (free(), free());
+    let desk = Desk::new(&format!("127.0.0.1:{inside}"));
+    let ported = |block: &str| block.replace("8443", &public).replace(PRINTED, &desk.address);
+    desk.write(&ported(&blocks[1]));
+    desk.write(&ported(&blocks[2]));
+    // A gateway in a test keeps its state to itself.
+    let state = format!("export TOLLGATE_STATE_DIR={}\n", desk.path("state").display());
+    let keys = ported(&blocks[0]);
+    desk.prints(&format!("{keys}{state}{}", ported(&blocks[3])), &blocks[4]);
+    let ran = desk.sh(&format!(
+        "{keys}{state}{} >/dev/null; wait",
+        ported(&blocks[5]).replace("tollgate run &", "tollgate run >/dev/null 2>&1 &")
+    ));
+    let without_id = |text: &str| {
+        let (before, rest) =
+            text.split_once("requestId\":\"").unwrap_or_else(|| panic!("no request id in {text}"));
+        let (_, after) = rest.split_once('"').unwrap();
+        format!("{before}{after}")
+    };
+    assert_eq!(without_id(ran.trim_end()), without_id(blocks[6].trim_end()));
+    let audited = std::fs::read_to_string(desk.path("audit.log")).unwrap();
+    assert_eq!(audited.matches("\"event\":\"refused\"").count(), 2, "{audited}");
+    desk.prints(&format!("{keys}{}", blocks[7]), &blocks[8]);
+    // The last one is for others' addresses: it is only looked at.
+    desk.write(&blocks[9]);
+    let said = desk.sh(&format!("tollgate validate -c tollgate.yaml; {state} true"));
+    assert!(said.starts_with("ok: "), "{said}");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 
 mod bodies;
 mod bombs;
+mod callers;
 mod h2;
 mod heads;
 mod json;
@@ -13,8 +14,10 @@ mod jwks;
 mod keys;
 mod listed;
 mod mirrored;
+mod passthrough;
 mod payloads;
 mod routes;
+mod secrets;
 mod sites;
 mod smuggling;
 mod spoofing;

@@ -141,8 +141,9 @@ fn b04_bodies_take_the_memory_that_their_limit_says() {
     }
     card.check("another connection goes on", once(gateway.address(), &whole()).status == 200, &());
     let growth = meter.peak_kib().saturating_sub(before);
-    let bound = 100 * (LIMIT as u64 >> 10);
-    card.check("100 bodies that lack a byte", growth <= bound + (8 << 10), &growth);
+    // A connection has buffers of its own besides.
+    let bound = 100 * ((LIMIT as u64 >> 10) + 128);
+    card.check("100 bodies that lack a byte", growth <= bound, &growth);
     drop(wires);
     // What is not read is not held: 64 MiB pass to a raw upstream.
     meter.forget_peak();

@@ -15,7 +15,7 @@ use crate::wire::{PATIENCE, Wire, once};
 /// Memory for each byte of a body. The line is 100; we hold a body once, and twice while it grows.
 const BYTES_PER_BYTE_MAX: u64 = 8;
 /// How often each is sent: processor time is counted in ticks of 10 ms.
-const TIMES: u32 = 4;
+const TIMES: u32 = 2;
 
 /// A bomb of about that many bytes.
 type Bomb = (&'static str, fn(usize) -> String);

@@ -392,8 +392,11 @@ fn end(card: &mut Card, name: &str, mut frames: Frames, sent: usize) {
     card.check(&format!("{name} is ended"), matches!(came, Came::GoAway(_) | Came::Closed), &(came, sent));
 }
 
+/// What is said for the stream of that number.
+type Opening = (&'static str, fn(u32) -> Vec<u8>);
+
 /// Ways to open stream after stream.
-const STREAMS: [(&str, fn(u32) -> Vec<u8>); 5] = [
+const STREAMS: [Opening; 5] = [
     ("10,000 open streams", |id| frame(HEADERS, END_HEADERS, id, &head())),
     ("10,000 requests unread", |id| frame(HEADERS, END_HEADERS | END_STREAM, id, &head())),
     ("rapid reset", |id| {

@@ -1,6 +1,8 @@
-//! B01: a table of JSON-RPC bodies. What is refused gets its code and leaves the connection usable; what is taken means
-//! to every reader what it meant to the gateway.
+//! B01: a table of JSON-RPC bodies, and what other readers make of those that are forwarded.
 //! Not here: headers against bodies (`mirrored`), bodies that cost too much (`bombs`).
+//!
+//! What is refused gets its code and leaves the connection usable; what is taken means to every reader what it meant to
+//! the gateway.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;

@@ -203,6 +203,57 @@ fn b02_headers_say_what_the_body_says() {
     card.pass("requests whose headers mirror the body, or do not");
 }
 
+/// A rule allows one tool. Whatever a header says, the tool in the body is what the rule is asked about.
+#[test]
+fn b02_rules_read_the_body() {
+    let mut card = Card::new("B02");
+    let recorder = Recorder::start();
+    let catalog = json!({
+        "rules": [{"allow": ["list", "call"], "servers": ["it"], "tools": ["echo"]}],
+        "servers": [{"id": "it", "runtime": {"type": "remote-http", "url": recorder.url("/mcp")}, "health": {"type": "off"}}]
+    });
+    let gateway = Gateway::start(&catalog.to_string());
+    let mut wire = Wire::to(gateway.address());
+    let modern = |tool| body("tools/call", tool, "2026-07-28");
+    let plain = |tool| {
+        json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": {"n": "x"}}}).to_string()
+    };
+    let headers = |name: &str| {
+        vec![
+            "MCP-Protocol-Version: 2026-07-28".to_owned(),
+            "Mcp-Method: tools/call".to_owned(),
+            format!("Mcp-Name: {name}"),
+        ]
+    };
+    let old = |name: &str| vec!["MCP-Protocol-Version: 2025-11-25".to_owned(), format!("Mcp-Name: {name}")];
+    for (number, (name, headers, body, want)) in [
+        ("modern, allowed", headers("echo"), modern("echo"), None),
+        ("modern, forbidden", headers("evil"), modern("evil"), Some(-32602)),
+        ("modern, forbidden under an allowed header", headers("echo"), modern("evil"), Some(MISMATCH)),
+        ("modern, allowed under a forbidden header", headers("evil"), modern("echo"), Some(MISMATCH)),
+        ("old, allowed under a forbidden header", old("evil"), plain("echo"), None),
+        ("old, forbidden under an allowed header", old("echo"), plain("evil"), Some(-32602)),
+        ("old, forbidden without a header", Vec::new(), plain("evil"), Some(-32602)),
+        ("a forbidden name in another case", old("echo"), plain("Echo"), Some(-32602)),
+        ("a forbidden name with a space", old("echo"), plain("echo "), Some(-32602)),
+        ("a forbidden name with a NUL", old("echo"), plain("echo\0"), Some(-32602)),
+        ("a look-alike", old("echo"), plain("\u{435}cho"), Some(-32602)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        recorder.clear();
+        wire.say(request(&(name.to_owned(), headers, body, want), number));
+        let heard = wire.hear(PATIENCE);
+        let code = heard
+            .as_ref()
+            .and_then(|heard| serde_json::from_str::<Value>(&heard.body).ok()?["error"]["code"].as_i64());
+        let called = recorder.requests().iter().filter(|seen| seen.json()["method"] == "tools/call").count();
+        card.check(name, code == want && called == usize::from(want.is_none()), &(heard, called));
+    }
+    card.pass("calls under a rule for one tool: the body decides");
+}
+
 /// The positive control: a naive proxy passes every lie on.
 #[test]
 fn b02_a_naive_proxy_passes_lies_on() {
