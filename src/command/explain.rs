@@ -76,8 +76,8 @@ struct Answer {
 }
 
 enum Outcome {
-    Allowed(Option<Rule>),
-    Scopes(Vec<String>, Rule),
+    Allowed(Option<Box<Rule>>),
+    Scopes(Vec<String>, Box<Rule>),
     Denied(Denial),
     Expired,
 }
@@ -106,9 +106,9 @@ fn answer(conf: &Conf, catalog: &Snapshot, question: &Question) -> Result<Answer
     let mut notes = Vec::new();
     let outcome = match policy.decide(&caller, &demand) {
         _ if has_expired(conf, &caller) => Outcome::Expired,
-        Verdict::Allowed { by } => Outcome::Allowed(by.cloned()),
+        Verdict::Allowed { by } => Outcome::Allowed(by.cloned().map(Box::new)),
         Verdict::Scopes { scopes, by } => {
-            Outcome::Scopes(scopes.iter().map(ToString::to_string).collect(), by.clone())
+            Outcome::Scopes(scopes.iter().map(ToString::to_string).collect(), Box::new(by.clone()))
         }
         Verdict::Denied(why) => {
             notes.push(looks(policy.sees(&caller), &demand));
