@@ -90,7 +90,6 @@ async fn who_may_not_is_refused_before_anything_is_sent() {
     let wrong = get(&alice(&gateway, "/servers/docs/raw/x").with("x-api-key", "wrong-key-0123456789")).await;
     assert_eq!(wrong.status, 401, "{wrong:?}");
     let bob = get(&alice(&gateway, "/servers/docs/raw/x").with("x-api-key", BOB)).await;
->>>>>>> listener
     let unknown = get(&alice(&gateway, "/servers/nope/raw/x")).await;
     // One that is not allowed looks like one that is not there.
     for (answer, server) in [(&bob, "docs"), (&unknown, "nope")] {
