@@ -49,7 +49,7 @@ enum Verb {
     /// Tell whether a caller may do something, which rule says so and which limits it meets; exit 3 if it may not.
     Explain {
         #[command(flatten)]
-        question: explain::Question,
+        question: Box<explain::Question>,
         #[command(flatten)]
         files: Files,
         /// How the answer is told.

@@ -74,7 +74,7 @@ async fn client(address: SocketAddr, number: usize, until: Instant) -> Tally {
                 stream = None;
             }
         }
-        if id % CALLS_PER_CONNECTION == 0 {
+        if id.is_multiple_of(CALLS_PER_CONNECTION) {
             stream = None;
         }
         sleep(PAUSE).await;

@@ -76,8 +76,8 @@ struct Answer {
 }
 
 enum Outcome {
-    Allowed(Option<Rule>),
-    Scopes(Vec<String>, Rule),
+    Allowed(Option<Box<Rule>>),
+    Scopes(Vec<String>, Box<Rule>),
     Denied(Denial),
     Expired,
 }
@@ -86,7 +86,7 @@ enum Denial {
     /// There is no such server, or it is disabled.
     NoServer,
     Servers,
-    Rule(Rule),
+    Rule(Box<Rule>),
     Default,
 }
 
@@ -106,15 +106,15 @@ fn answer(conf: &Conf, catalog: &Snapshot, question: &Question) -> Result<Answer
     let mut notes = Vec::new();
     let outcome = match policy.decide(&caller, &demand) {
         _ if has_expired(conf, &caller) => Outcome::Expired,
-        Verdict::Allowed { by } => Outcome::Allowed(by.cloned()),
+        Verdict::Allowed { by } => Outcome::Allowed(by.cloned().map(Box::new)),
         Verdict::Scopes { scopes, by } => {
-            Outcome::Scopes(scopes.iter().map(ToString::to_string).collect(), by.clone())
+            Outcome::Scopes(scopes.iter().map(ToString::to_string).collect(), Box::new(by.clone()))
         }
         Verdict::Denied(why) => {
             notes.push(looks(policy.sees(&caller), &demand));
             Outcome::Denied(match why {
                 Why::Servers => Denial::Servers,
-                Why::Rule(rule) => Denial::Rule(rule.clone()),
+                Why::Rule(rule) => Denial::Rule(Box::new(rule.clone())),
                 Why::Default => Denial::Default,
             })
         }
@@ -320,9 +320,8 @@ impl Answer {
         let (answer, why) = self.outcome();
         let named = |rule: &Rule| json!({"name": rule.name, "place": rule.place});
         let by = match &self.outcome {
-            Outcome::Allowed(Some(rule)) | Outcome::Scopes(_, rule) | Outcome::Denied(Denial::Rule(rule)) => {
-                named(rule)
-            }
+            Outcome::Allowed(Some(rule)) | Outcome::Scopes(_, rule) => named(rule),
+            Outcome::Denied(Denial::Rule(rule)) => named(rule),
             Outcome::Allowed(None) | Outcome::Denied(_) | Outcome::Expired => Value::Null,
         };
         let scopes = match &self.outcome {

@@ -242,7 +242,7 @@ async fn s14_what_is_shown_is_what_may_be_done() {
         for server in SERVERS {
             for modern in [false, true] {
                 let name = format!("{who:?} at {server}{}", if modern { ", modern" } else { "" });
-                one(&mut card, &house, &name, who, server, modern).await;
+                one(&mut card, &house, &name, (who, server), modern).await;
             }
         }
     }
@@ -255,7 +255,7 @@ async fn s14_what_is_shown_is_what_may_be_done() {
     ));
 }
 
-async fn one(card: &mut Card, house: &House, name: &str, who: Who, server: &str, modern: bool) {
+async fn one(card: &mut Card, house: &House, name: &str, (who, server): (Who, &str), modern: bool) {
     let speaker = house.speaker(who, server, modern).await;
     let Some(meant) = meant(who, server) else {
         // Nothing of the server can be told from a server that is not there, whatever is asked.

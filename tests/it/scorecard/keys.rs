@@ -170,7 +170,7 @@ fn wrong_keys(key: &str, shared: usize) -> Vec<String> {
 /// whatever else the machine does falls on all alike.
 fn measure<T>(wrong: &[Vec<T>], look: impl Fn(&T) -> bool) -> Vec<Vec<f64>> {
     let kinds = wrong.len();
-    let mut times = vec![vec![Vec::with_capacity(ROUNDS); SAMPLES]; kinds];
+    let mut times = vec![vec![Vec::new(); SAMPLES]; kinds];
     for round in 0..ROUNDS {
         for sample in 0..SAMPLES {
             for turn in 0..kinds {
