@@ -35,6 +35,10 @@ use crate::egress::tls_config;
 /// Idle connections are closed before the usual 5 s of Node and uvicorn, so that a call rarely meets a dying one.
 const IDLE: Duration = Duration::from_secs(4);
 
+/// What is read ahead of a client that takes its answer slowly. hyper's own bound is seven times that, and a thousand
+/// slow readers of large answers would hold all of it. The head of an answer has to fit.
+const READ_BYTES_MAX: usize = 64 * 1024;
+
 /// Makes connectors.
 #[derive(Debug, Default)]
 pub(super) struct Connectors {
@@ -80,7 +84,7 @@ struct Line {
 impl Line {
     async fn open(connector: &Connector, to: &Uri) -> Result<Self, SendError> {
         let io = connector.clone().call(to.clone()).await.map_err(|_| SendError::Connect)?;
-        let shaken = http1::Builder::new().handshake(io).await;
+        let shaken = http1::Builder::new().max_buf_size(READ_BYTES_MAX).handshake(io).await;
         let (sender, connection) = shaken.map_err(SendError::Broken)?;
         Ok(Self { sender, connection: Box::pin(connection) })
     }
