@@ -3,7 +3,7 @@
 //!
 //! Pingora could accept by itself, but it has no deadline for a whole head, no bound on connections, no PROXY protocol
 //! and one set of rules for every address. So the loop is ours, and Pingora gets each connection as a stream of bytes
-//! ([`io`]) that keeps its own deadlines and carries a [`Connection`] to every request on it.
+//! (`io`) that keeps its own deadlines and carries a [`Connection`] to every request on it.
 
 mod accept;
 mod bind;
