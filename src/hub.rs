@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use crate::auth::{Caller, Demand, Denied};
+use crate::auth::{Allowed, Caller, Demand, Denied};
 use crate::conf::Limits;
 use crate::mcp::{Era, Method};
 use crate::reply::Reply;
@@ -136,14 +136,24 @@ impl Hub {
         self.sessions.active()
     }
 
-    /// Hands a message of a client that speaks MCP to `upstream`, and its answer back.
+    /// Permits what `demand` says, or says why not. It is decided here once for each message.
+    pub fn permit(
+        &self,
+        caller: &Caller,
+        upstream: &Arc<Upstream>,
+        demand: &Demand,
+    ) -> Result<Allowed<Arc<Upstream>>, HubError> {
+        relay::permit(caller, upstream, demand)
+    }
+
+    /// Hands a permitted message of a client that speaks MCP to its server, and the answer back.
     pub fn relay<'a>(
         &'a self,
         caller: &'a Caller,
-        upstream: &'a Arc<Upstream>,
+        permitted: &'a Allowed<Arc<Upstream>>,
         asked: Asked,
     ) -> impl Future<Output = Result<Relayed, HubError>> + Send + 'a {
-        relay::relay(self, caller, upstream, asked)
+        relay::relay(self, caller, permitted, asked)
     }
 
     /// Asks on behalf of a client that knows neither sessions nor streams (Open MCP Gateway's contract): the session
@@ -151,10 +161,10 @@ impl Hub {
     pub async fn ask(
         &self,
         caller: &Caller,
-        upstream: &Arc<Upstream>,
+        permitted: &Allowed<Arc<Upstream>>,
         asked: Asked,
     ) -> Result<Relayed, HubError> {
-        ask::ask(self, caller, upstream, asked).await
+        ask::ask(self, caller, permitted, asked).await
     }
 }
 

@@ -29,7 +29,8 @@ pub use demand::{Demand, ItemKind};
 pub use sight::Sight;
 use uri::Name;
 
-/// A value that was found allowed for a caller. Only [`allow`] makes one, so whoever takes it need not ask again.
+/// A value that was found allowed for a caller. Only [`allow`] makes one of nothing, so whoever takes it need not ask
+/// again.
 #[derive(Debug)]
 pub struct Allowed<T>(T);
 
@@ -37,6 +38,11 @@ impl<T> Allowed<T> {
     /// What was allowed.
     pub fn get(&self) -> &T {
         &self.0
+    }
+
+    /// Something made of what was allowed, and allowed with it: a way to the server of which a use was.
+    pub fn lead<U, E>(&self, make: impl FnOnce(&T) -> Result<U, E>) -> Result<Allowed<U>, E> {
+        make(&self.0).map(Allowed)
     }
 }
 
@@ -71,21 +77,13 @@ impl Denied {
     }
 }
 
-/// Allows what `target` makes, on the server of `policy`, for `caller`. Nothing is made of what is denied.
-///
-/// # Errors
-/// [`Denied`], or the error of `target`.
-pub fn allow<T, E: From<Denied>>(
-    policy: &Policy,
-    caller: &Caller,
-    demand: &Demand,
-    target: impl FnOnce() -> Result<T, E>,
-) -> Result<Allowed<T>, E> {
+/// Allows `target`, which is on the server of `policy`, for `caller`.
+pub fn allow<T>(policy: &Policy, caller: &Caller, demand: &Demand, target: T) -> Result<Allowed<T>, Denied> {
     match policy.decide(caller, demand) {
-        Verdict::Allowed { .. } => target().map(Allowed),
-        Verdict::Scopes { scopes, .. } => Err(Denied::Scopes(scopes).into()),
-        Verdict::Denied(_) if !policy.sees(caller) => Err(Denied::Server.into()),
-        Verdict::Denied(_) => Err(demand.denied().into()),
+        Verdict::Allowed { .. } => Ok(Allowed(target)),
+        Verdict::Scopes { scopes, .. } => Err(Denied::Scopes(scopes)),
+        Verdict::Denied(_) if !policy.sees(caller) => Err(Denied::Server),
+        Verdict::Denied(_) => Err(demand.denied()),
     }
 }
 

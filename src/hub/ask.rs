@@ -13,10 +13,10 @@ use tokio::time::timeout_at;
 
 use super::answer::{self, Expected};
 use super::link::Link;
-use super::relay::{SESSION, allow};
+use super::relay::{SESSION, route_to};
 use super::sift::Sift;
 use super::{Asked, Hub, HubError, Lie, Relayed, whole};
-use crate::auth::Caller;
+use crate::auth::{Allowed, Caller};
 use crate::catalog::Runtime;
 use crate::mcp::{Answer, Decoder, Method, Revision};
 use crate::reply::{Body, Stream};
@@ -27,26 +27,27 @@ const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialize
 pub(super) async fn ask(
     hub: &Hub,
     caller: &Caller,
-    upstream: &Arc<Upstream>,
+    permitted: &Allowed<Arc<Upstream>>,
     asked: Asked,
 ) -> Result<Relayed, HubError> {
+    let upstream = permitted.get();
     // The bridge has its own session with a child, and `initialize` is the opening of one.
     if matches!(upstream.server.runtime, Runtime::Local(_)) || asked.method == Method::Initialize {
         let none = Link { endpoint: None, session: None };
-        return send(hub, caller, upstream, &asked, &none).await;
+        return send(hub, caller, permitted, &asked, &none).await;
     }
     let server = &upstream.server.id;
     if let Some(link) = hub.links.find(caller.id, server) {
-        match send(hub, caller, upstream, &asked, &link).await {
+        match send(hub, caller, permitted, &asked, &link).await {
             Ok(relayed) if !lost(relayed.reply.status, &link) => return Ok(relayed),
             Err(HubError::Upstream(UpstreamError::EndpointGone | UpstreamError::NoneHealthy)) | Ok(_) => {}
             Err(error) => return Err(error),
         }
         hub.links.forget(caller.id, server);
     }
-    let link = open(hub, caller, upstream, &asked).await?;
+    let link = open(hub, permitted, &asked).await?;
     let link = hub.links.keep(caller.id, server, link);
-    send(hub, caller, upstream, &asked, &link).await
+    send(hub, caller, permitted, &asked, &link).await
 }
 
 /// Whether a status says that the session is unknown: 404 by the specification, 400 in practice.
@@ -54,8 +55,9 @@ fn lost(status: StatusCode, link: &Link) -> bool {
     link.session.is_some() && matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
 }
 
-/// Opens a session for what is asked, if that is allowed: `initialize`, then `notifications/initialized`.
-async fn open(hub: &Hub, caller: &Caller, upstream: &Arc<Upstream>, asked: &Asked) -> Result<Link, HubError> {
+/// Opens a session for what was permitted: `initialize`, then `notifications/initialized`.
+async fn open(hub: &Hub, permitted: &Allowed<Arc<Upstream>>, asked: &Asked) -> Result<Link, HubError> {
+    let upstream = permitted.get();
     let headers = &asked.headers;
     let hello = serde_json::json!({
         "jsonrpc": "2.0", "id": 0, "method": "initialize",
@@ -67,7 +69,7 @@ async fn open(hub: &Hub, caller: &Caller, upstream: &Arc<Upstream>, asked: &Aske
     });
     let hello = Bytes::from(hello.to_string());
     let outgoing_hello = Outgoing { method: Verb::POST, headers: headers.clone(), body: hello.clone() };
-    let route = allow(caller, upstream, &asked.demand, || Ok(None))?;
+    let route = route_to(permitted, || Ok(None))?;
     let arrived = hub.fleet.call(&route, outgoing_hello).await?;
     let endpoint = Some(arrived.endpoint);
     let session = arrived.response.headers().get(&SESSION).and_then(|id| id.to_str().ok()).map(str::to_owned);
@@ -80,7 +82,7 @@ async fn open(hub: &Hub, caller: &Caller, upstream: &Arc<Upstream>, asked: &Aske
     }
     let link = Link { endpoint, session };
     let ready = outgoing(headers, &link, Bytes::from_static(INITIALIZED.as_bytes()));
-    let route = allow(caller, upstream, &asked.demand, || Ok(link.endpoint))?;
+    let route = route_to(permitted, || Ok(link.endpoint))?;
     let arrived = hub.fleet.call(&route, ready).await?;
     let expected =
         Expected { method: Method::Initialized, response: false, to: INITIALIZED.as_bytes(), sift: None };
@@ -100,12 +102,13 @@ fn outgoing(headers: &HeaderMap, link: &Link, body: Bytes) -> Outgoing {
 async fn send(
     hub: &Hub,
     caller: &Caller,
-    upstream: &Arc<Upstream>,
+    permitted: &Allowed<Arc<Upstream>>,
     asked: &Asked,
     link: &Link,
 ) -> Result<Relayed, HubError> {
+    let upstream = permitted.get();
     let pin = link.endpoint.filter(|_| link.session.is_some());
-    let route = allow(caller, upstream, &asked.demand, || Ok(pin))?;
+    let route = route_to(permitted, || Ok(pin))?;
     let arrived = hub.fleet.call(&route, outgoing(&asked.headers, link, asked.body.clone())).await?;
     upstream.meters.upstream(asked.method, arrived.took);
     let sift = Sift::of(&upstream.policy, caller, asked.method, asked.era);

@@ -18,15 +18,16 @@ pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id")
 pub(super) async fn relay(
     hub: &Hub,
     caller: &Caller,
-    upstream: &Arc<Upstream>,
+    permitted: &Allowed<Arc<Upstream>>,
     asked: Asked,
 ) -> Result<Relayed, HubError> {
+    let upstream = permitted.get();
     let server = &upstream.server.id;
     // The modern era has no sessions: a header that looks like one is ignored (2026-07-28/basic/transports).
     let session = asked.session.filter(|_| asked.era == Era::Legacy);
     let mut pinned = None;
     // Looked at only once the rest is allowed: whether a session is known tells that there is a server.
-    let route = allow(caller, upstream, &asked.demand, || {
+    let route = route_to(permitted, || {
         let Some(id) = &session else { return Ok(None) };
         let pin = pinned.insert(hub.sessions.open(id, caller.id, server.as_str())?);
         Ok(Some(pin.endpoint))
@@ -61,19 +62,25 @@ pub(super) async fn relay(
     Ok(relayed)
 }
 
-/// Hop 4: the caller may have what it asks of the server, or the call ends here. `pin` finds the endpoint to call.
-pub(super) fn allow(
+/// Hop 4: the caller may have what it asks of the server, or the call ends here.
+pub(super) fn permit(
     caller: &Caller,
     upstream: &Arc<Upstream>,
     demand: &Demand,
-    pin: impl FnOnce() -> Result<Option<u64>, HubError>,
-) -> Result<Allowed<Route>, HubError> {
-    let route = || Ok(Route { upstream: Arc::clone(upstream), pin: pin()? });
-    let allowed = auth::allow(&upstream.policy, caller, demand, route);
-    if let Err(HubError::Denied(denied)) = &allowed {
+) -> Result<Allowed<Arc<Upstream>>, HubError> {
+    let permitted = auth::allow(&upstream.policy, caller, demand, Arc::clone(upstream));
+    if let Err(denied) = &permitted {
         upstream.meters.denied(denied.reason());
     }
-    allowed
+    Ok(permitted?)
+}
+
+/// The way to a server of which a use was permitted. `pin` finds the endpoint to call.
+pub(super) fn route_to(
+    permitted: &Allowed<Arc<Upstream>>,
+    pin: impl FnOnce() -> Result<Option<u64>, HubError>,
+) -> Result<Allowed<Route>, HubError> {
+    permitted.lead(|upstream| Ok(Route { upstream: Arc::clone(upstream), pin: pin()? }))
 }
 
 fn upstream_id(pin: &Pin) -> Result<HeaderValue, HubError> {

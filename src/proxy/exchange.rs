@@ -10,7 +10,7 @@ use pingora_proxy::Session;
 use super::admit::Admitted;
 use super::rejection::{RawFault, Rejection};
 use super::{Ctx, Proxy, body, headers, write};
-use crate::auth::{Caller, Demand, Verdict};
+use crate::auth::{Caller, Demand};
 use crate::hub::{self, Asked, HubError, Relayed};
 use crate::mcp::{self, Era, Id, Kind, Malformed, MalformedKind, Message, Method, ParseLimits};
 use crate::upstream::{Upstream, View};
@@ -222,16 +222,25 @@ async fn answer(
     asked: Asked,
 ) -> Result<(), Rejection> {
     let Waiter { mut admitted, upstream, id, style } = waiter;
-    pay(proxy, ctx, &mut admitted, &upstream, &asked)?;
+    let (era, wanted) = (asked.era, asked.wants_response);
+    let rejected = |error| {
+        let (server, id) = (upstream.server.id.as_str().to_owned(), id.clone());
+        match error {
+            HubError::Denied(denied) => Rejection::Denied { denied, server, era, wanted, id },
+            error => Rejection::Hub { error, server, id },
+        }
+    };
+    // What is denied costs the server and the tool nothing: only what is asked of any refusal is paid.
+    let permitted = proxy.hub.permit(&admitted.caller, &upstream, &asked.demand).map_err(rejected)?;
+    pay(proxy, ctx, &mut admitted, &upstream, asked.method)?;
     // A client of the modern era cancels by leaving; one of the legacy era only lost its connection, and its call
     // goes on (2026-07-28 and 2025-11-25/basic/transports). A stream without a client is of no use in either.
     let leaving_cancels = asked.era == Era::Modern || asked.method == Method::Stream;
-    let (era, wanted) = (asked.era, asked.wants_response);
     let opened_for = (asked.method == Method::Listen).then(|| asked.demand.clone());
     let asking = pin!(async {
         match style {
-            Asking::Relay => proxy.hub.relay(&admitted.caller, &upstream, asked).await,
-            Asking::Plain => Box::pin(proxy.hub.ask(&admitted.caller, &upstream, asked)).await,
+            Asking::Relay => proxy.hub.relay(&admitted.caller, &permitted, asked).await,
+            Asking::Plain => Box::pin(proxy.hub.ask(&admitted.caller, &permitted, asked)).await,
         }
     });
     let Some(asked) = write::unless_gone(session, leaving_cancels, asking).await else {
@@ -239,14 +248,8 @@ async fn answer(
         session.set_keepalive(None);
         return Ok(());
     };
-    let Relayed { mut reply, outcome, upstream_time, attempts, in_flight } = asked.map_err(|error| {
-        let server = upstream.server.id.as_str().to_owned();
-        refused(ctx, &error);
-        match error {
-            HubError::Denied(denied) => Rejection::Denied { denied, server, era, wanted, id: id.clone() },
-            error => Rejection::Hub { error, server, id: id.clone() },
-        }
-    })?;
+    let relayed = asked.inspect_err(|error| refused(ctx, error)).map_err(rejected)?;
+    let Relayed { mut reply, outcome, upstream_time, attempts, in_flight } = relayed;
     ctx.record.outcome = outcome;
     ctx.record.upstream_time = Some(upstream_time);
     ctx.record.attempts = attempts;
@@ -260,20 +263,16 @@ async fn answer(
     Ok(())
 }
 
-/// Asks every limit on the way, and pays. What the caller may not do is refused by the hub, and costs the server and the
-/// tool nothing: only what is asked of any refusal is paid.
+/// Asks every limit on the way, and pays.
 fn pay(
     proxy: &Proxy,
     ctx: &mut Ctx,
     admitted: &mut Admitted,
     upstream: &Upstream,
-    asked: &Asked,
+    method: Method,
 ) -> Result<(), Rejection> {
-    if !matches!(upstream.policy.decide(&admitted.caller, &asked.demand), Verdict::Allowed { .. }) {
-        return Ok(());
-    }
-    let tool = ctx.record.tool.as_deref().filter(|_| asked.method == Method::ToolsCall);
-    proxy.admission.pay(admitted, (&upstream.server, tool), asked.method != Method::Stream, &mut ctx.tally)
+    let tool = ctx.record.tool.as_deref().filter(|_| method == Method::ToolsCall);
+    proxy.admission.pay(admitted, (&upstream.server, tool), method != Method::Stream, &mut ctx.tally)
 }
 
 /// A call that was sent and failed still took the upstream's time.

@@ -216,17 +216,14 @@ fn raw_upstreams_know_of_no_items() {
 fn denial_tells_no_more_than_absence() {
     let policy = rules("  - {allow: '*', tools: [a]}\n");
     let anybody = caller(CallerKind::ApiKey, "a", &[], &[]);
-    let refused = |policy: &Policy, demand: Demand| {
-        allow::<(), Denied>(policy, &anybody, &demand, || panic!("nothing is made of what is denied"))
-            .unwrap_err()
-    };
+    let refused = |policy: &Policy, demand: Demand| allow(policy, &anybody, &demand, ()).unwrap_err();
     assert_eq!(refused(&policy, tool("b")), Denied::Item(ItemKind::Tool, "b".into()));
     assert_eq!(refused(&policy, Demand::Unknown), Denied::Method);
     let nothing = rules("  - {allow: '*', who: {subjects: [b]}}\n");
     assert_eq!(refused(&nothing, tool("a")), Denied::Server);
     assert_eq!(refused(&nothing, Demand::Unknown), Denied::Server);
-    let allowed = allow::<_, Denied>(&policy, &anybody, &tool("a"), || Ok(7)).unwrap();
-    assert_eq!(*allowed.get(), 7);
+    let allowed = allow(&policy, &anybody, &tool("a"), 7).unwrap();
+    assert_eq!(*allowed.lead(|seven| Ok::<_, Denied>(seven + 1)).unwrap().get(), 8);
 }
 
 prop_compose! {
