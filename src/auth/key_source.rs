@@ -139,11 +139,6 @@ impl Keys {
         }
     }
 
-    /// Every key ends: the issuer is no longer believed.
-    pub(super) fn end(&self) {
-        self.set.load().end();
-    }
-
     /// Reads keys again when it is time. Does not end, unless there is nothing to read.
     pub(super) async fn keep(&self, issuer: &str, client: &egress::Client) {
         match &self.source {

@@ -46,13 +46,15 @@ fn check(change: impl FnOnce(&mut Access), want: [bool; 5]) {
 #[test]
 fn what_stays_stands() {
     check(|_| {}, [true; 5]);
-    // A limit acts on the next call; a token's is read when its issuer is.
+    // A limit acts on the next call.
     let limit = Some(Limit { rate: None, in_flight: Some(1) });
     check(
         |access| {
             access.limit = limit;
             access.auth.keys[0].grant.limit = limit;
             access.auth.anonymous.as_mut().unwrap().limit = limit;
+            access.auth.issuers[0].grant.limit = limit;
+            access.auth.issuers[0].claims.limit_class = Some("plan".into());
         },
         [true; 5],
     );

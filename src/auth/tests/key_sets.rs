@@ -344,3 +344,25 @@ fn tokens_are_remembered_up_to_a_bound() {
     let first = by_token(&none, &one).unwrap();
     assert!(!Arc::ptr_eq(&first, &by_token(&none, &one).unwrap()));
 }
+
+#[tokio::test]
+async fn an_issuer_keeps_its_keys_while_they_are_at_the_same_place() {
+    let signer = Signer::p256();
+    let place = Place::new(&[signer.jwk("a")]).await;
+    let access = access_to(&signer, place.keys());
+    let before = Authenticator::new(&access, TOKENS_MAX).unwrap();
+    let token = named(&signer, "a");
+    let caller = with_keys(&place, &before, get_in(&before, &token)).await.unwrap();
+    let mut other = access.clone();
+    other.auth.issuers[0].grant.limit = Some(conf::Limit { rate: None, in_flight: Some(1) });
+    let limited = before.successor(&other).unwrap();
+    before.give_way_to(&limited);
+    assert!(limited.stands(&caller), "a limit ends nothing");
+    // Nobody reads keys here: they are those that were there.
+    assert_eq!(get_in(&limited, &token).await.unwrap().limit.unwrap().in_flight, Some(1));
+    other.auth.issuers[0].grant.scopes = vec!["x".into()];
+    let scoped = limited.successor(&other).unwrap();
+    limited.give_way_to(&scoped);
+    assert!(!scoped.stands(&caller), "it is good for something else now");
+    assert!(scoped.stands(&get_in(&scoped, &token).await.unwrap()));
+}
