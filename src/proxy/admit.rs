@@ -171,6 +171,7 @@ pub(super) fn certificate(connection: &Connection) -> Option<CertificateNames<'_
         subject: &certificate.subject,
         common_name: certificate.common_name.as_deref(),
         sans: &certificate.sans,
+        expires: certificate.expires,
     })
 }
 
