@@ -253,9 +253,12 @@ impl Tokens {
         let validation = issuer.validation(head.algorithm).ok_or(Fault::Bad)?;
         let set = issuer.keys.set();
         let key = match set.candidates(head.key.as_deref(), head.algorithm) {
-            Candidates::Named(key) => {
-                is_signed_by(key, token, validation)?.then_some(key).ok_or(Fault::Bad)?
+            Candidates::Named(key) if is_signed_by(key, token, validation)? => key,
+            // Its issuer may have put another key in the place of the one that we know.
+            Candidates::Named(_) if issuer.keys.are_at_an_address() => {
+                return Err(Fault::UnknownKey(Arc::clone(issuer)));
             }
+            Candidates::Named(_) => return Err(Fault::Bad),
             Candidates::Unnamed(keys) => {
                 let mut found = None;
                 for key in keys {

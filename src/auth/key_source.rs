@@ -131,7 +131,12 @@ impl Keys {
         }
     }
 
-    /// A token names a key that is not there. Gives something to wait for if it is worth while.
+    /// Whether the issuer can be asked for others.
+    pub(super) fn are_at_an_address(&self) -> bool {
+        matches!(self.source, Source::Address(_))
+    }
+
+    /// A token was signed by a key that is not there. Gives something to wait for if it is worth while.
     pub(super) fn ask(&self) -> Option<Asked<'_>> {
         match &self.source {
             Source::Fixed | Source::File(_) => None,

@@ -182,6 +182,29 @@ async fn a_new_key_is_fetched_and_a_withdrawn_one_ends() {
 }
 
 #[tokio::test]
+async fn another_key_of_the_same_name_is_fetched_and_bad_signatures_cost_one_request_in_all() {
+    let (old, new) = (Signer::p256(), Signer::p256());
+    let place = Place::new(&[old.jwk("a")]).await;
+    let access = access_to(&old, place.keys());
+    let authenticator = Authenticator::with_cool_down(&access, TOKENS_MAX, LONG).unwrap();
+    with_keys(&place, &authenticator, async {
+        let caller = get_in(&authenticator, &named(&old, "a")).await.unwrap();
+        place.hold(&[new.jwk("a")]);
+        get_in(&authenticator, &named(&new, "a")).await.unwrap();
+        assert!(!authenticator.stands(&caller), "its key is gone");
+        assert_eq!(place.fetches(), 2);
+        let forger = Signer::p256();
+        for number in 0..100 {
+            let token =
+                forger.token(&json!({"alg": "ES256", "kid": "a"}), &claims(|c| c["n"] = json!(number)));
+            assert_eq!(get_in(&authenticator, &token).await.unwrap_err(), AuthError::Invalid);
+        }
+        assert_eq!(place.fetches(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_last_good_set_stays() {
     let signer = Signer::ed25519();
     let place = Place::new(&[signer.jwk("a")]).await;
