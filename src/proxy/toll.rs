@@ -78,8 +78,7 @@ impl Tolls {
         }
         if let Some(rate) = access.address_limit {
             let key = self.buckets.key(Layer::Address, &address);
-            tally.owed.push(Draw { key, rate, cost: 1, layer: Layer::Address });
-            self.look(tally)?;
+            self.look(tally, Draw { key, rate, cost: 1, layer: Layer::Address })?;
         }
         Ok(())
     }
@@ -96,9 +95,8 @@ impl Tolls {
         let limit = caller.limit.or(access.limit).unwrap_or_default();
         if let Some(rate) = limit.rate {
             let key = self.buckets.key(Layer::Caller, &caller.id);
-            tally.owed.push(Draw { key, rate, cost: 1, layer: Layer::Caller });
+            self.look(tally, Draw { key, rate, cost: 1, layer: Layer::Caller })?;
         }
-        self.look(tally)?;
         let whose = (caller.id, "", "");
         let own = match limit.in_flight.filter(|_| is_call) {
             None => None,
@@ -165,10 +163,12 @@ impl Tolls {
         }
     }
 
-    fn look(&self, tally: &mut Tally) -> Result<(), Rejection> {
-        match self.buckets.look(&tally.owed) {
+    /// A look into one more bucket, which is owed from now on.
+    fn look(&self, tally: &mut Tally, draw: Draw) -> Result<(), Rejection> {
+        match self.buckets.look(&[draw]) {
             Ok(decision) => {
                 tally.decision = decision;
+                tally.owed.push(draw);
                 Ok(())
             }
             Err(decision) => Err(self.refuse(tally, Limited::Tokens(decision))),
