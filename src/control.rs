@@ -223,7 +223,7 @@ async fn authenticate(
     result.map_err(|error| {
         let server = in_force.authenticator.resource_server();
         let challenge = error.challenge().map(|why| server.challenge(resource, why));
-        ControlError::Unauthenticated { error, challenge }
+        ControlError::Unauthenticated { error, token: auth::shows_token(headers), challenge }
     })
 }
 

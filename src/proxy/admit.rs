@@ -9,7 +9,7 @@ use pingora_proxy::Session;
 use prometheus::IntCounter;
 
 use super::Ctx;
-use super::rejection::Rejection;
+use super::rejection::{Rejection, Unauthenticated};
 use super::standing::Standing;
 use super::toll::{Held, Tally, Tolls, Use};
 use super::{framing, names};
@@ -155,7 +155,10 @@ impl Admission {
                 self.meters.authentications(method, result).inc();
             }
         }
-        result.map_err(Rejection::Unauthenticated)
+        result.map_err(|error| {
+            let token = auth::shows_token(&request.headers);
+            Rejection::Unauthenticated(Unauthenticated { error, token })
+        })
     }
 
     /// What OAuth clients are told.

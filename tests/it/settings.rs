@@ -96,8 +96,9 @@ async fn a_wrong_file_and_one_without_credentials_change_nothing() {
     let stranger = Caller::new(&gateway.path("/servers/local")).send(Method::GET, Vec::new()).await;
     assert_eq!(stranger.status, 401, "nobody is let in by a file that forgot its keys");
     assert_eq!(reload(&gateway).await, 500, "no credential left");
-    let gone = "{issuer: 'https://i', audience: a, algorithms: [RS256], jwks_file: keys.json}";
-    std::fs::write(gateway.home().join("keys.json"), "{}").unwrap();
+    let gone =
+        "{issuer: 'https://i', audience: a, algorithms: [RS256], jwks_file: keys.json, servers: [local]}";
+    std::fs::write(gateway.home().join("keys.json"), r#"{"keys": [{"kty": "oct", "k": "AA"}]}"#).unwrap();
     let with_issuer = conf(OLD, "").replace("auth: {", &format!("auth: {{issuers: [{gone}], "));
     edit(&gateway, &with_issuer);
     assert_eq!(reload(&gateway).await, 500, "an issuer's keys are none: {}", gateway.log());
