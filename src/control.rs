@@ -136,9 +136,10 @@ fn router(control: Arc<Control>) -> Router {
         router = router.route(route.path, handler);
     }
     router
-        .layer(middleware::from_fn_with_state(Arc::clone(&control), audit::record))
         .fallback(|| async { ControlError::NotFound("nothing is here".into()) })
         .method_not_allowed_fallback(|| async { ControlError::WrongMethod })
+        // Around all of it: what is not there is refused as well.
+        .layer(middleware::from_fn_with_state(Arc::clone(&control), audit::record))
         .with_state(control)
 }
 

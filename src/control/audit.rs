@@ -1,4 +1,4 @@
-//! An audit line for every refusal of the control plane and for every act that changes something.
+//! An audit line for everything that the control plane refuses, and for every act that changes something.
 //! Not here: refusals at MCP doors (`proxy/record`), how lines are written (`telemetry`).
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http::{HeaderMap, Method};
 
-use super::Shared;
+use super::{Needs, Shared};
 use crate::auth::Caller;
 
 /// The request's id, as the proxy in front gave it.
@@ -20,6 +20,11 @@ const CLIENT: &str = "x-forwarded-for";
 #[derive(Clone)]
 pub(super) struct Actor(pub(super) Arc<Caller>);
 
+/// Whether everybody is answered there: what load balancers are told, such as "draining", refuses nobody anything.
+fn is_public(path: &str) -> bool {
+    super::ROUTES.iter().any(|route| route.needs == Needs::Nothing && route.path == path)
+}
+
 /// Tells of refusals (`refused`) and of requests that change something (`admin`), whatever came of them.
 pub(super) async fn record(State(control): Shared, request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
@@ -28,8 +33,10 @@ pub(super) async fn record(State(control): Shared, request: Request, next: Next)
     let client = text(request.headers(), CLIENT);
     let response = next.run(request).await;
     let status = response.status();
-    let refused = matches!(status.as_u16(), 401 | 403 | 429);
-    if !refused && matches!(method, Method::GET | Method::HEAD | Method::OPTIONS) {
+    // What is no answer to a reader is a refusal; an act that failed is an act all the same.
+    let reads = matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let refused = status.is_client_error() || status.as_u16() == 503 || reads && status.is_server_error();
+    if reads && (!refused || is_public(&path)) {
         return response;
     }
     let actor = response.extensions().get::<Actor>().map(|actor| &actor.0);

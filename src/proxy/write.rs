@@ -159,6 +159,8 @@ struct Passing {
     there: bool,
     /// Whether the client got less than a whole answer.
     broken: bool,
+    /// Whether the caller lost the right to it.
+    revoked: bool,
 }
 
 /// What happens next to a stream.
@@ -220,7 +222,8 @@ impl Passing {
             None => (None, true, None, None),
         };
         let outcome = None;
-        Self { stream, decoder, outcome, id, leaving_cancels, draining, standing, there: true, broken: false }
+        let (there, broken, revoked) = (true, false, false);
+        Self { stream, decoder, outcome, id, leaving_cancels, draining, standing, there, broken, revoked }
     }
 
     async fn run(&mut self, session: &mut Session) {
@@ -233,7 +236,10 @@ impl Passing {
                 Next::Piece(piece) => self.pass(session, piece).await,
                 Next::End(ending) => break self.end(session, ending).await,
                 Next::Drained => break self.finish(session).await,
-                Next::Revoked => break self.end(session, Ending::Revoked).await,
+                Next::Revoked => {
+                    self.revoked = true;
+                    break self.end(session, Ending::Revoked).await;
+                }
                 Next::ClientGone => self.there = false,
             }
             if !self.there && self.leaving_cancels {
@@ -320,7 +326,11 @@ impl Passing {
     }
 
     fn record(&self, ctx: &mut Ctx) {
-        if self.outcome.is_some() {
+        if self.revoked {
+            // A refusal, though the stream began long ago: the audit has to tell of it.
+            let reason = Ending::Revoked.reason();
+            (ctx.record.outcome, ctx.record.reason) = (Some(Outcome::Denied), Some(reason));
+        } else if self.outcome.is_some() {
             ctx.record.outcome = self.outcome;
         } else if self.broken {
             ctx.record.client_gone();

@@ -124,6 +124,13 @@ async fn refusals_and_administrative_acts_are_audited_and_no_input_forges_a_line
     assert_eq!(start.send(Method::POST, Vec::new()).await.status, 200);
     let start = Caller::new(&gateway.path("/servers/local/start")).with("x-request-id", "who-was-that");
     assert_eq!(start.send(Method::POST, Vec::new()).await.status, 401);
+    let nowhere = Caller::new(&gateway.path("/servers/nobody")).with("x-api-key", OLD);
+    let nowhere = nowhere.with("x-request-id", "nobody-is-there");
+    assert_eq!(nowhere.send(Method::GET, Vec::new()).await.status, 404);
+    gateway.wait_for_log("a refusal", SOON, |line| {
+        let told = line["type"] == "audit" && line["event"] == "refused" && line["status"] == 404;
+        (told && line["request_id"] == "nobody-is-there").then_some(())
+    });
     said(&gateway, "who-was-that");
     edit(&gateway, &conf(NEW, ""));
     becomes(&gateway, NEW, 200).await;

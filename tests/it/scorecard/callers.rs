@@ -418,6 +418,9 @@ async fn s14_a_credential_taken_away_ends_what_is_open() {
         tokio::time::timeout(Duration::from_secs(20), async { while ended.next().await.is_some() {} }).await;
     let after = taken.elapsed();
     card.check("the stream ends", end.is_ok() && after <= Duration::from_secs(2), &after);
+    house.gateway.wait_for_log("its audit line", Duration::from_secs(20), |line| {
+        (line["type"] == "audit" && line["reason"] == "revoked").then_some(())
+    });
     let answer = reader.ask("tools/call", json!({"name": "echo", "arguments": {"text": "x"}})).await;
     card.check("the key is refused", answer.status == 401, &answer);
     let answer = root.ask("tools/call", json!({"name": "echo", "arguments": {"text": "x"}})).await;
