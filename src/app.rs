@@ -215,6 +215,7 @@ fn serve(conf: &Conf, demo: Demo, listening: Listening, built: Built) -> Result<
     let bridge_socket = bridge.socket().to_owned();
     let bridge_service =
         BridgeService { bridge, stopping: phases.stopping.subscribe(), gone: phases.children_gone.clone() };
+    let audit = control.audit.clone();
     let sidecar = Sidecar {
         control,
         control_socket: control_socket.clone(),
@@ -229,6 +230,7 @@ fn serve(conf: &Conf, demo: Demo, listening: Listening, built: Built) -> Result<
         proxy: Arc::new(proxy),
         listening: Some(listening),
         meters,
+        audit,
         draining: phases.draining.subscribe(),
         private: vec![bridge_socket, control_socket],
         announcement,

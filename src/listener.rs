@@ -13,6 +13,7 @@ mod deadline;
 mod io;
 mod places;
 mod proxy_protocol;
+mod refusals;
 mod tls;
 mod transport;
 
@@ -30,9 +31,10 @@ pub use bind::Bound;
 pub use connection::{ClientCertificate, Connection};
 
 use crate::conf::{Conf, Limits};
-use crate::telemetry::Meters;
+use crate::telemetry::{Audit, Meters};
 use accept::Reception;
 use places::Places;
+use refusals::Refusals;
 
 /// Why the gateway cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -76,8 +78,8 @@ impl Listening {
     }
 
     /// Accepts connections for `app` until `draining` turns true. Connections go on by themselves after that; those
-    /// that wait for a request end.
-    pub async fn serve<A>(self, app: Arc<A>, meters: &Meters, draining: ShutdownWatch)
+    /// that wait for a request end. `audit` is told of those that are refused.
+    pub async fn serve<A>(self, app: Arc<A>, (meters, audit): (&Arc<Meters>, &Audit), draining: ShutdownWatch)
     where
         A: ServerApp + Send + Sync + 'static,
     {
@@ -85,6 +87,7 @@ impl Listening {
         let serving = self.bound.into_iter().map(|bound| {
             let reception = Arc::new(Reception {
                 meters: meters.listener(&bound.listener.name),
+                refusals: Refusals::new(&bound.listener.name, audit.clone(), Arc::clone(meters)),
                 listener: bound.listener,
                 limits: self.limits,
                 places: Arc::clone(&places),

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::announce::Announcement;
 use crate::listener::Listening;
 use crate::proxy::Proxy;
-use crate::telemetry::Meters;
+use crate::telemetry::{Audit, Meters};
 
 /// The private services are there long before this, or never.
 const START_MAX: Duration = Duration::from_secs(10);
@@ -38,6 +38,7 @@ pub(super) struct ProxyService {
     /// `None` once it has started.
     pub(super) listening: Option<Listening>,
     pub(super) meters: Arc<Meters>,
+    pub(super) audit: Audit,
     /// Our own signal: accepting stops when draining begins, while calls in flight go on.
     pub(super) draining: watch::Receiver<bool>,
     /// Sockets of the services behind it.
@@ -65,7 +66,8 @@ impl Service for ProxyService {
         }
         let Some(listening) = self.listening.take() else { return };
         self.announcement.make();
-        listening.serve(Arc::clone(&self.proxy), &self.meters, self.draining.clone()).await;
+        let shown = (&self.meters, &self.audit);
+        listening.serve(Arc::clone(&self.proxy), shown, self.draining.clone()).await;
     }
 
     fn name(&self) -> &str {

@@ -18,6 +18,7 @@ use super::connection::Connection;
 use super::io::{Io, PREFACE, Parts};
 use super::places::{Place, Places};
 use super::proxy_protocol::{self, Named};
+use super::refusals::Refusals;
 use super::tls::Secured;
 use super::transport::{Transport, Wire};
 use crate::conf::{Limits, Listener};
@@ -32,6 +33,7 @@ pub(super) struct Reception {
     pub(super) limits: Limits,
     pub(super) places: Arc<Places>,
     pub(super) meters: Arc<ListenerMeters>,
+    pub(super) refusals: Refusals,
     pub(super) secured: Option<Arc<Secured>>,
 }
 
@@ -92,10 +94,15 @@ impl Reception {
                 Some(Arrived { socket, peer, accepted: Instant::now(), place, open })
             }
             Err(cut) => {
-                self.meters.cut(cut);
+                self.refused(cut, peer);
                 None
             }
         }
+    }
+
+    fn refused(&self, cut: Cut, client: SocketAddr) {
+        self.meters.cut(cut);
+        self.refusals.tell(cut, client);
     }
 
     /// Whether that address may have one more connection. Whoever speaks for others is judged by whom it speaks for.
@@ -124,32 +131,34 @@ impl Reception {
             reason = "one task for each connection, bounded by `limits.connections`"
         )]
         tokio::spawn(async move {
-            match reception.prepare(arrived).await {
+            let mut client = arrived.peer;
+            match reception.prepare(arrived, &mut client).await {
                 Ok(io) => {
                     let mut stream: Option<Stream> = Some(Box::new(io));
                     while let Some(next) = stream {
                         stream = app.process_new(next, &draining).await;
                     }
                 }
-                Err(cut) => reception.meters.cut(cut),
+                Err(cut) => reception.refused(cut, client),
             }
         });
     }
 
-    /// Makes a connection ready to be read from, within the deadline of its first head.
-    async fn prepare(&self, arrived: Arrived) -> Result<Io, Cut> {
-        let Arrived { socket, mut peer, accepted, mut place, open } = arrived;
+    /// Makes a connection ready to be read from, within the deadline of its first head. `peer` becomes whom a PROXY
+    /// protocol header names.
+    async fn prepare(&self, arrived: Arrived, peer: &mut SocketAddr) -> Result<Io, Cut> {
+        let Arrived { socket, peer: _, accepted, mut place, open } = arrived;
         let until = accepted + self.limits.header_timeout;
         let mut wire = Wire::new(socket);
         if self.listener.proxy_protocol {
             let named = timeout_at(until, proxy_protocol::read(&mut wire)).await;
             let named = named.map_err(|_| Cut::Head)?.map_err(|_| Cut::ProxyProtocol)?;
             if let Named::Client(client) = named {
-                peer = canonical(client);
-                place = self.may_connect(peer, place)?;
+                *peer = canonical(client);
+                place = self.may_connect(*peer, place)?;
             }
         }
-        let mut connection = Connection::new(Arc::clone(&self.listener), peer);
+        let mut connection = Connection::new(Arc::clone(&self.listener), *peer);
         let (transport, multiplexed) = match &self.secured {
             Some(secured) => {
                 let agreed = timeout_at(until, secured.acceptor().accept(wire)).await;

@@ -201,7 +201,17 @@ listeners:
         let mut wire = Wire::to(gateway.listener(name));
         wire.say(get("/livez"));
         assert!(wire.ends(PATIENCE) && wire.left().is_empty(), "{name}");
+        told(&gateway, "network", name, "127.0.0.1");
     }
+}
+
+/// Waits for the audit line of a connection that was refused.
+#[track_caller]
+fn told(gateway: &Gateway, reason: &str, listener: &str, client: &str) {
+    gateway.wait_for_log("an audit line", PATIENCE, |line| {
+        let refused = line["type"] == "audit" && line["event"] == "refused" && line["reason"] == reason;
+        (refused && line["listener"] == listener && line["client"] == client).then_some(())
+    });
 }
 
 /// The client's address in the access log, of the request with that id.
@@ -247,6 +257,9 @@ listeners:
         wire.say(format!("{begin}{}", get("/livez")));
         assert!(wire.ends(PATIENCE) && wire.left().is_empty(), "{begin:?}");
     }
+    told(&gateway, "proxy_protocol", "stranger", "127.0.0.1");
+    told(&gateway, "proxy_protocol", "behind", "127.0.0.1");
+    told(&gateway, "network", "behind", "203.0.113.9");
 }
 
 #[test]
