@@ -229,6 +229,13 @@ async fn who_may_use_a_part_of_a_server_neither_runs_it_nor_sees_how_it_is_run()
         assert_eq!((runtime.contains_key("type"), runtime.len() > 1), (true, is_whole), "{shown}");
         assert_eq!(hidden.iter().any(|part| shown.get(part).is_some()), is_whole, "{shown}");
     }
+    for (key, servers) in
+        [(ALL, vec!["docs", "remote", "web"]), (SOME, vec!["docs", "remote"]), (NONE, vec![])]
+    {
+        let stats = control(&gateway, key, "GET /stats").await.1;
+        let named: Vec<&str> = stats["servers"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!((&named, &stats["total_servers"]), (&servers, &json!(servers.len())), "{stats}");
+    }
     for line in ["POST /servers/docs/start", "POST /servers/docs/stop", "GET /servers/docs"] {
         assert_eq!(control(&gateway, NONE, line).await.0, 404, "{line}");
     }
