@@ -62,7 +62,7 @@ impl Admission {
             jwt: counter(CallerKind::Jwt.as_str(), "ok"),
             certificate: counter(CallerKind::Certificate.as_str(), "ok"),
         };
-        let tolls = Tolls::new(buckets, gate, Arc::clone(&meters));
+        let tolls = Tolls::new(buckets, gate, conf.limits.streams_per_caller_max, Arc::clone(&meters));
         Self { entrance, tolls, limits: conf.limits, authentications, meters }
     }
 
@@ -88,17 +88,17 @@ impl Admission {
     }
 
     /// Hop 2: who calls, whether the caller's bucket has a token, and a place among the calls in flight. `path` is that
-    /// of the door, without what follows at a raw upstream.
+    /// of the door, without what follows at a raw upstream; a stream that a client opens to listen is no call.
     pub(super) async fn admit(
         &self,
         session: &Session,
-        path: &str,
+        (path, is_call): (&str, bool),
         ctx: &mut Ctx,
     ) -> Result<Admitted, Rejection> {
         let in_force = self.entrance.in_force();
         let caller = self.authenticate(&in_force, session, path).await?;
         ctx.record.caller = Some(Arc::clone(&caller));
-        let held = self.tolls.enter(&in_force.access, &caller, &mut ctx.tally)?;
+        let held = self.tolls.enter(&in_force.access, &caller, is_call, &mut ctx.tally)?;
         Ok(Admitted { caller, held })
     }
 

@@ -130,6 +130,8 @@ pub(super) enum Limited {
     Flood,
     /// All places of the process are taken.
     Busy,
+    /// All places for streams are taken, the caller's or the process's.
+    Streams,
 }
 
 impl Limited {
@@ -143,6 +145,7 @@ impl Limited {
             Self::InFlight(Layer::Tool) => "tool_in_flight",
             Self::Flood => "flood",
             Self::Busy => "all_in_flight",
+            Self::Streams => "streams",
         }
     }
 
@@ -152,6 +155,7 @@ impl Limited {
             Self::Tokens(Decision { layer, .. }) | Self::InFlight(layer) => layer.as_str(),
             Self::Flood => "flood",
             Self::Busy => "gateway",
+            Self::Streams => "streams",
         }
     }
 
@@ -159,7 +163,7 @@ impl Limited {
     fn retry_after_seconds(self) -> Option<u64> {
         match self {
             Self::Tokens(decision) => decision.retry_after_seconds(),
-            Self::InFlight(_) | Self::Flood | Self::Busy => Some(1),
+            Self::InFlight(_) | Self::Flood | Self::Busy | Self::Streams => Some(1),
         }
     }
 
@@ -174,6 +178,7 @@ impl Limited {
             }
             Self::Tokens(_) | Self::Flood => ("rate_limited", "too many requests: wait and try again"),
             Self::InFlight(_) => ("too_many_in_flight", "too many calls at once: wait for one to end"),
+            Self::Streams => ("too_many_streams", "too many open streams: close one"),
             Self::Busy => ("busy", "the gateway has all the calls it may have in flight"),
         };
         Row { status, code, reason, words: words.into(), outcome: Outcome::RateLimited }
