@@ -9,7 +9,7 @@ use pingora_proxy::Session;
 use prometheus::IntCounter;
 
 use super::Ctx;
-use super::rejection::Rejection;
+use super::rejection::{Rejection, Unauthenticated};
 use super::standing::Standing;
 use super::toll::{Held, Tally, Tolls, Use};
 use super::{framing, names};
@@ -155,7 +155,10 @@ impl Admission {
                 self.meters.authentications(method, result).inc();
             }
         }
-        result.map_err(Rejection::Unauthenticated)
+        result.map_err(|error| {
+            let token = auth::shows_token(&request.headers);
+            Rejection::Unauthenticated(Unauthenticated { error, token })
+        })
     }
 
     /// What OAuth clients are told.
@@ -171,6 +174,7 @@ pub(super) fn certificate(connection: &Connection) -> Option<CertificateNames<'_
         subject: &certificate.subject,
         common_name: certificate.common_name.as_deref(),
         sans: &certificate.sans,
+        expires: certificate.expires,
     })
 }
 

@@ -255,7 +255,7 @@ async fn answer(
     ctx.record.upstream_time = Some(upstream_time);
     ctx.record.attempts = attempts;
     if let Some(decision) = &ctx.tally.decision {
-        super::rejection::rate_headers(&mut reply.headers, decision);
+        reply.headers.extend(decision.headers());
     }
     let standing = proxy.admission.standing(proxy.hub.fleet(), &admitted, &upstream);
     let standing = standing.of(opened_for, is_open_ended);
