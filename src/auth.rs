@@ -52,6 +52,7 @@ use standing::Standing;
 use table::Table;
 
 pub use certificate::CertificateNames;
+pub use claims::narrowed;
 pub use credentials::{shows_token, without_credentials};
 pub use entrance::{Entrance, InForce};
 pub use explain::{Considered, consider};

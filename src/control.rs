@@ -79,7 +79,7 @@ pub async fn serve(control: Arc<Control>, listener: UnixListener, mut stop: watc
 pub enum Needs {
     /// Anybody: load balancers and orchestrators ask without a key.
     Nothing,
-    /// A caller, who sees what it may use.
+    /// A caller, who sees what it may use. Starting and stopping a server takes all of that server.
     Caller,
     /// A caller who may use every server.
     EveryServer,

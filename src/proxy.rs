@@ -103,7 +103,9 @@ impl Proxy {
     ) -> Inspected {
         let address = ctx.record.client.unwrap_or(connection.peer.ip());
         client::check(connection, address)?;
-        if !door.is_probe(request) {
+        if door.is_probe(request) {
+            self.admission.probed(address, &mut ctx.tally)?;
+        } else {
             self.admission.arrive(address, &mut ctx.tally)?;
         }
         self.admission.inspect(&connection.listener, request)?;

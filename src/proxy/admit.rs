@@ -87,6 +87,11 @@ impl Admission {
         self.tolls.arrive(&self.entrance.in_force().access, Some(Address::of(client)), tally)
     }
 
+    /// The same for a question of an orchestrator, which no configured limit counts.
+    pub(super) fn probed(&self, client: IpAddr, tally: &mut Tally) -> Result<(), Rejection> {
+        self.tolls.probe(Address::of(client), tally)
+    }
+
     /// Hop 2: who calls, whether the caller's bucket has a token, and a place among the calls in flight. `path` is that
     /// of the door, without what follows at a raw upstream; a stream that a client opens to listen is no call.
     pub(super) async fn admit(

@@ -18,7 +18,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// Proxies in a row that are believed; a longer chain is nobody's.
+/// Proxies in a row that are followed, from the nearest on; the client of a longer chain is the last of them.
 const HOPS_MAX: usize = 32;
 
 /// The client's address.
@@ -32,8 +32,9 @@ fn behind(peer: IpAddr, trusted: &[IpNet], headers: &HeaderMap) -> IpAddr {
     if !is_trusted(peer) {
         return last;
     }
-    let lines: Vec<&HeaderValue> = headers.get_all(&FORWARDED_FOR).iter().take(HOPS_MAX).collect();
-    let named = lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+    // Whatever a client sends stands first: what its proxies appended is at the end, in lines of their own or not.
+    let lines = headers.get_all(&FORWARDED_FOR).iter().rev();
+    let named = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
     for name in named.take(HOPS_MAX) {
         // Beyond what is no address nothing can be believed.
         let Some(address) = std::str::from_utf8(name).ok().and_then(parse) else { break };
@@ -172,6 +173,21 @@ mod tests {
         check_one("10.0.0.1", &["203.0.113.9, unknown"], "10.0.0.1");
         check_one("10.0.0.1", &["203.0.113.9, "], "10.0.0.1");
         check_one("10.0.0.1", &["203.0.113.9, unknown, 10.0.0.2"], "10.0.0.2");
+    }
+
+    #[test]
+    fn the_end_of_a_long_chain_counts() {
+        for claims in [31, 32, 33, 60, 200] {
+            let mut lines = vec!["6.6.6.6"; claims];
+            lines.push("203.0.113.9");
+            check_one("10.0.0.1", &lines, "203.0.113.9");
+            check_one("10.0.0.1", &[&lines.join(", ")], "203.0.113.9");
+            check_one("10.0.0.1", &[&lines.join(","), "10.0.0.2"], "203.0.113.9");
+        }
+        // Of proxies alone, no more are followed than can stand in a row.
+        let chain = ["203.0.113.9"].into_iter().chain(["10.0.0.2"; HOPS_MAX]).collect::<Vec<_>>();
+        check_one("10.0.0.1", &chain, "10.0.0.2");
+        check_one("10.0.0.1", &chain[..HOPS_MAX], "203.0.113.9");
     }
 
     #[test]

@@ -107,7 +107,9 @@ impl Door {
     /// Whether an orchestrator asks how the gateway is. Such questions cost little, come from one address for many
     /// gateways, and must not go unanswered because others at that address call too much.
     pub(super) fn is_probe(&self, request: &RequestHeader) -> bool {
-        *self == Self::Control && matches!(request.uri.path(), "/health" | "/livez" | "/readyz")
+        *self == Self::Control
+            && matches!(request.uri.path(), "/health" | "/livez" | "/readyz")
+            && matches!(request.method, Method::GET | Method::HEAD)
     }
 
     /// Its name in the access log.

@@ -83,12 +83,10 @@ impl Standing {
         }
         let view = self.fleet.view();
         match view.upstream(self.upstream.server.id.as_str()) {
-            Some(upstream) => match &self.demand {
-                Some(demand) => {
-                    matches!(upstream.policy.decide(&self.caller, demand), Verdict::Allowed { .. })
-                }
-                None => upstream.policy.sees(&self.caller),
-            },
+            Some(upstream) => {
+                let demand = self.demand.as_ref().unwrap_or(&Demand::Session);
+                matches!(upstream.policy.decide(&self.caller, demand), Verdict::Allowed { .. })
+            }
             None => !self.is_open_ended,
         }
     }

@@ -7,13 +7,14 @@
 //! call that is not allowed costs address and caller one each. Whoever is refused by a limit pays nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use super::rejection::{Limited, Rejection};
 use crate::auth::Caller;
 use crate::catalog::Server;
-use crate::conf::Access;
+use crate::conf::{Access, Rate};
 use crate::limit::{Address, Buckets, Decision, Draw, Flood, Gate, Layer, Permit, Place, Places};
 use crate::telemetry::Meters;
 
@@ -27,6 +28,9 @@ pub(super) struct Tolls {
     streams_max: u32,
     meters: Arc<Meters>,
 }
+
+/// Orchestrators and load balancers ask a few times in a second; whoever asks more often than this is none.
+const PROBES: Rate = Rate { requests: 50, per: Duration::from_secs(1), burst: 100 };
 
 /// What one request owes, and what it was told.
 #[derive(Debug, Default)]
@@ -81,6 +85,18 @@ impl Tolls {
             self.look(tally, Draw { key, rate, cost: 1, layer: Layer::Address })?;
         }
         Ok(())
+    }
+
+    /// A probe from `address` has come. It owes nothing to anybody's limits, but each is answered over a connection to
+    /// the control plane: no address may ask for them without end.
+    pub(super) fn probe(&self, address: Address, tally: &mut Tally) -> Result<(), Rejection> {
+        let key = self.buckets.key(Layer::Address, &(address, "probes"));
+        let draw = Draw { key, rate: PROBES, cost: 1, layer: Layer::Address };
+        match self.buckets.take(&[draw]) {
+            // Nothing is said of it in what is answered.
+            Ok(_) => Ok(()),
+            Err(decision) => Err(self.refuse(tally, Limited::Tokens(decision))),
+        }
     }
 
     /// The caller is known: a look into its bucket, and a place among all calls.

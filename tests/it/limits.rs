@@ -155,6 +155,28 @@ async fn an_address_pays_for_wrong_keys_and_is_then_not_listened_to() {
 }
 
 #[tokio::test]
+async fn only_questions_are_probes_and_they_have_a_bucket_of_their_own() {
+    let (gateway, _fake) = before("address_limit: {requests: 2, per: 1h}", json!({}), fine);
+    let prober = Caller::new(&gateway.path("/livez"));
+    for _ in 0..2 {
+        assert_ne!(prober.send(Method::POST, Vec::new()).await.status, 429);
+    }
+    let limited = |answer: &Answer| answer.status == 429 && answer.json()["layer"] == "address";
+    assert!(limited(&prober.send(Method::POST, Vec::new()).await));
+    let mut answered = 0;
+    while answered < 2000 {
+        let answer = prober.send(Method::GET, Vec::new()).await;
+        if answer.status != 200 {
+            assert!(limited(&answer), "{answer:?}");
+            break;
+        }
+        answered += 1;
+    }
+    assert!((100..2000).contains(&answered), "{answered}");
+    gateway.stop();
+}
+
+#[tokio::test]
 async fn what_is_not_allowed_costs_the_caller_and_not_the_server() {
     let limit = json!({"limit": {"requests": 2, "per": "1h"}});
     let (gateway, _fake) = before("limit: {requests: 4, per: 1h}", limit, fine);

@@ -285,7 +285,14 @@ fn addresses(gateway: &Gateway, recorder: &Recorder, id: &str, forwarded: &str) 
 fn s09_the_clients_address_is_the_truth() {
     let mut card = Card::new("S09");
     let recorder = Recorder::start();
+    let claims = |count: usize| "x-forwarded-for: 6.6.6.6\r\n".repeat(count);
+    let (many, more) = (claims(32), claims(59));
+    let own = "x-forwarded-for: 203.0.113.9\r\n";
+    let one_line = format!("x-forwarded-for: {}203.0.113.9\r\n", "6.6.6.6, ".repeat(59));
     let chains = [
+        (&*format!("{many}{own}"), "203.0.113.9"),
+        (&*format!("{more}{own}"), "203.0.113.9"),
+        (&*one_line, "203.0.113.9"),
         ("x-forwarded-for: 203.0.113.9\r\n", "203.0.113.9"),
         ("x-forwarded-for: 6.6.6.6, 203.0.113.9\r\n", "203.0.113.9"),
         ("x-forwarded-for: 6.6.6.6\r\nx-forwarded-for: 203.0.113.9\r\n", "203.0.113.9"),
