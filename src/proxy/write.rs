@@ -61,7 +61,8 @@ pub(super) async fn refuse(
     ctx.record.outcome = Some(rejection.outcome());
     ctx.record.reason = Some(rejection.reason());
     tracing::debug!(request_id = ctx.record.request_id(), reason = rejection.reason(), "refused");
-    body::leave(session, rejection.leaves_body_readable());
+    let rest = body::Rest::behind(rejection);
+    body::leave(session, rest);
     let mut answer = rejection.render(style, ctx.record.request_id());
     if let Some(challenge) = challenge {
         answer.headers.insert(header::WWW_AUTHENTICATE, challenge);
@@ -70,7 +71,7 @@ pub(super) async fn refuse(
         super::rejection::rate_headers(&mut answer.headers, decision);
     }
     reply(session, ctx, answer, None).await;
-    body::drain(session).await;
+    body::drain(session, rest).await;
     Ok(())
 }
 
