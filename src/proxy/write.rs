@@ -78,8 +78,8 @@ pub(super) async fn refuse(
 /// Writes a reply. A client that is gone is no error: there is nobody to tell.
 pub(super) async fn reply(session: &mut Session, ctx: &mut Ctx, reply: Reply, watching: Option<Watching>) {
     let Reply { status, mut headers, body } = reply;
-    if let Some(origin) = &ctx.origin {
-        cors::tell(&mut headers, origin);
+    if ctx.is_for_pages {
+        cors::tell(&mut headers, ctx.origin.as_ref());
     }
     match body {
         Body::Whole(body) => {
