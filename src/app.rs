@@ -156,7 +156,7 @@ fn build(
     let hub = Arc::new(Hub::new(Arc::clone(&fleet), sealer, conf.limits));
     let entrance = Arc::new(Entrance::new(conf.access.clone(), conf.limits.tokens_max)?);
     let buckets = Arc::new(Buckets::new(conf.limits.buckets_max));
-    let gate = Gate::new(conf.limits.in_flight_max);
+    let gate = Gate::new(conf.limits.in_flight_max, conf.limits.streams_max);
     let phases = Phases::new();
     let access_log = AccessLog::default();
     let (audit, audit_log) = audit(conf, &access_log)?;

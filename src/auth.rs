@@ -52,7 +52,8 @@ use standing::Standing;
 use table::Table;
 
 pub use certificate::CertificateNames;
-pub use credentials::without_credentials;
+pub use claims::narrowed;
+pub use credentials::{shows_token, without_credentials};
 pub use entrance::{Entrance, InForce};
 pub use explain::{Considered, consider};
 pub use introduction::Introduction;
@@ -86,6 +87,8 @@ pub struct Caller {
     pub expires: Option<SystemTime>,
     servers: Scope,
     standing: Standing,
+    /// Of what the configuration says about a token's issuer; never ends for others.
+    issuer_standing: Standing,
 }
 
 /// How a caller proved who they are.
@@ -156,12 +159,15 @@ impl Caller {
             expires: None,
             servers: Scope::new(&grant.servers),
             standing: Standing::default(),
+            issuer_standing: Standing::default(),
         }
     }
 
     /// Whether the credential is still good at `now`: neither expired nor taken away since.
     fn stands(&self, now: SystemTime) -> bool {
-        !self.standing.has_ended() && self.expires.is_none_or(|expires| now < expires)
+        !self.standing.has_ended()
+            && !self.issuer_standing.has_ended()
+            && self.expires.is_none_or(|expires| now < expires)
     }
 
     /// Whether the other is the same caller with the same permissions. Limits may differ: they act on the next call.

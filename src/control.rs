@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::auth::{self, Caller, Entrance, InForce, Introduction, Presented, Resource};
 use crate::bridge::Bridge;
-use crate::conf::{Kinds, Limit, Listener};
+use crate::conf::{Limit, Listener};
 use crate::hub::Hub;
 use crate::limit::{Buckets, Decision, Draw, Layer};
 use crate::telemetry::{Audit, Meters};
@@ -79,7 +79,7 @@ pub async fn serve(control: Arc<Control>, listener: UnixListener, mut stop: watc
 pub enum Needs {
     /// Anybody: load balancers and orchestrators ask without a key.
     Nothing,
-    /// A caller, who sees what it may use.
+    /// A caller, who sees what it may use. Starting and stopping a server takes all of that server.
     Caller,
     /// A caller who may use every server.
     EveryServer,
@@ -202,18 +202,20 @@ async fn authenticate(
     headers: &HeaderMap,
     uri: &Uri,
 ) -> Result<Arc<Caller>, ControlError> {
-    let introduction = Introduction::find(headers);
-    let named = introduction.as_ref().map(|introduction| introduction.listener.as_str());
-    let listener = control.listeners.iter().find(|listener| Some(listener.name.as_str()) == named);
-    let public_url = listener.and_then(|listener| listener.public_url.as_ref());
+    // The proxy introduces every request. Without that nobody knows which kinds of callers may come.
+    let stranger = || ControlError::Forbidden("this request came by no listener");
+    let introduction = Introduction::find(headers).ok_or_else(stranger)?;
+    let listener = control.listeners.iter().find(|listener| listener.name == introduction.listener);
+    let listener = listener.ok_or_else(stranger)?;
+    let public_url = listener.public_url.as_ref();
     // The control plane is no resource of its own: its tokens are the whole gateway's.
     let resource = public_url.map(|public_url| Resource { public_url, path: "" });
     let presented = Presented {
         headers,
         query: uri.query(),
-        certificate: introduction.as_ref().and_then(Introduction::certificate),
+        certificate: introduction.certificate(),
         resource,
-        kinds: listener.map_or(Kinds::ALL, |listener| listener.kinds),
+        kinds: listener.kinds,
     };
     let result = in_force.authenticator.authenticate(&presented).await;
     let (method, result_name) = auth::labels(result.as_deref().map_err(|error| *error));
@@ -221,7 +223,7 @@ async fn authenticate(
     result.map_err(|error| {
         let server = in_force.authenticator.resource_server();
         let challenge = error.challenge().map(|why| server.challenge(resource, why));
-        ControlError::Unauthenticated { error, challenge }
+        ControlError::Unauthenticated { error, token: auth::shows_token(headers), challenge }
     })
 }
 

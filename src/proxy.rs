@@ -47,6 +47,7 @@ use crate::hub::Hub;
 use crate::limit::Decision;
 use crate::listener::Connection;
 use crate::reply::Reply;
+use crate::telemetry::Outcome;
 use body::Pace;
 use door::Door;
 use forward::Forward;
@@ -154,6 +155,18 @@ pub struct Ctx {
     origin: Option<HeaderValue>,
 }
 
+impl Ctx {
+    /// Nothing more of a forward passes once its caller may not have it.
+    fn still_stands(&mut self) -> Result<()> {
+        let Stage::Forwarding(forward) = &mut self.stage else { return Ok(()) };
+        if forward.stands() {
+            return Ok(());
+        }
+        (self.record.outcome, self.record.reason) = (Some(Outcome::Denied), Some("revoked"));
+        Error::e_explain(ErrorType::ConnectionClosed, "the caller may not have it any longer")
+    }
+}
+
 /// How far a request has come. An MCP exchange needs no stage: its values are locals of `request_filter`.
 enum Stage {
     Arrived,
@@ -222,7 +235,9 @@ impl ProxyHttp for Proxy {
                     Err(rejection) => Some(rejection),
                 },
                 Door::Raw { id, rest } => {
-                    let forwarded = forward::to_server(&self.admission, session, ctx, &view, (&id, &rest));
+                    let fleet = self.hub.fleet();
+                    let forwarded =
+                        forward::to_server(&self.admission, session, ctx, (fleet, &view), (&id, &rest));
                     match Box::pin(forwarded).await {
                         Ok(forward) => {
                             ctx.stage = Stage::Forwarding(Box::new(forward));
@@ -285,12 +300,24 @@ impl ProxyHttp for Proxy {
         _end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        ctx.still_stands()?;
         let pace = *ctx.pace.get_or_insert_with(|| Pace::new(&self.limits));
         // An upgraded connection has no pace.
         if session.was_upgraded() || pace.is_kept(session.body_bytes_read()) {
             return Ok(());
         }
         Error::e_explain(ErrorType::HTTPStatus(StatusCode::REQUEST_TIMEOUT.as_u16()), "a slow body")
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Ctx,
+    ) -> Result<Option<Duration>> {
+        ctx.still_stands()?;
+        Ok(None)
     }
 
     async fn response_filter(

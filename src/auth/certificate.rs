@@ -2,6 +2,7 @@
 //! Not here: whether the certificate is good, which TLS has checked before anything came through (`listener`).
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::table::{carry_on, end_unless_kept};
 use super::{Caller, CallerKind};
@@ -16,6 +17,8 @@ pub struct CertificateNames<'c> {
     pub common_name: Option<&'c str>,
     /// DNS names, URIs and e-mail addresses among the subject alternative names.
     pub sans: &'c [String],
+    /// When it stops being good.
+    pub expires: Option<SystemTime>,
 }
 
 /// The configured certificates, in the configuration's order: the first that matches counts.
@@ -39,13 +42,15 @@ impl Certificates {
         self.0.is_empty()
     }
 
+    /// The caller that the certificate stands for, for as long as it is good.
     pub(super) fn find(&self, names: CertificateNames<'_>) -> Option<Arc<Caller>> {
         let fits = |matches: &CertificateMatch| match matches {
             CertificateMatch::Subject(subject) => names.subject == subject,
             CertificateMatch::CommonName(name) => names.common_name == Some(name),
             CertificateMatch::San(san) => names.sans.contains(san),
         };
-        self.0.iter().find(|(matches, _)| fits(matches)).map(|(_, caller)| Arc::clone(caller))
+        let (_, caller) = self.0.iter().find(|(matches, _)| fits(matches))?;
+        Some(Arc::new(Caller { expires: names.expires, ..Caller::clone(caller) }))
     }
 
     /// Ends callers that `next` does not have in the same form.

@@ -65,8 +65,9 @@ fn words(claim: &Value) -> Option<Vec<String>> {
     }
 }
 
-/// The servers that both lists have; `*` stands for all.
-fn narrowed(granted: Vec<String>, claimed: Vec<String>) -> Vec<String> {
+/// The servers that both lists have; `*` stands for all. A token's claims take from what its issuer is trusted with, and
+/// never add to it.
+pub fn narrowed(granted: Vec<String>, claimed: Vec<String>) -> Vec<String> {
     let all = |names: &[String]| names.iter().any(|name| name == "*");
     if all(&claimed) {
         return granted;

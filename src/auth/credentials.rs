@@ -39,6 +39,13 @@ pub(super) fn find(headers: &HeaderMap) -> Result<Credential<'_>, AuthError> {
     Err(AuthError::Missing)
 }
 
+/// Whether the credential in these headers looks like a signed token, and no key: three parts with dots between.
+pub fn shows_token(headers: &HeaderMap) -> bool {
+    let Ok(Credential::Bearer(token)) = find(headers) else { return false };
+    let parts = token.split('.');
+    parts.clone().count() == 3 && parts.clone().all(|part| !part.is_empty())
+}
+
 /// Whether the query has what looks like a credential. It is never taken for one.
 pub(super) fn is_in_query(query: &str) -> bool {
     query.split('&').any(is_credential)

@@ -4,6 +4,8 @@
 //! The control plane listens on a private socket and authenticates by itself. Only the gateway reaches that socket, and
 //! it puts this header in place of whatever a client sends under its name.
 
+use std::time::SystemTime;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,7 @@ struct Names {
     subject: String,
     common_name: Option<String>,
     sans: Vec<String>,
+    expires: Option<SystemTime>,
 }
 
 impl Introduction {
@@ -34,6 +37,7 @@ impl Introduction {
             subject: names.subject.to_owned(),
             common_name: names.common_name.map(str::to_owned),
             sans: names.sans.to_vec(),
+            expires: names.expires,
         };
         Self { listener: listener.to_owned(), certificate: certificate.map(names) }
     }
@@ -54,6 +58,7 @@ impl Introduction {
             subject: &names.subject,
             common_name: names.common_name.as_deref(),
             sans: &names.sans,
+            expires: names.expires,
         })
     }
 }
@@ -65,7 +70,12 @@ mod tests {
     #[test]
     fn what_is_said_is_heard() {
         let sans = ["spiffe://a".to_owned(), "ü\r\nx: y".to_owned()];
-        let names = CertificateNames { subject: "CN=\"ä\"\n", common_name: Some("ä"), sans: &sans };
+        let names = CertificateNames {
+            subject: "CN=\"ä\"\n",
+            common_name: Some("ä"),
+            sans: &sans,
+            expires: Some(SystemTime::now()),
+        };
         let mut headers = HeaderMap::new();
         assert!(Introduction::find(&headers).is_none());
         for certificate in [None, Some(names)] {

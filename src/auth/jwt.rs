@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 
 use super::key::{Candidates, Key, library_name};
 use super::key_source::{FileError, Keys};
+use super::standing::Standing;
 use super::table::Digest;
 use super::{AuthError, Caller, Resource, claims, provider, strict};
 use crate::conf::{self, Algorithm};
@@ -47,7 +48,9 @@ pub(super) struct Issuer {
     conf: conf::Issuer,
     /// What is asked of a token of each algorithm: the library takes no list that mixes kinds of keys.
     validations: Vec<(Algorithm, Validation)>,
-    pub(super) keys: Keys,
+    pub(super) keys: Arc<Keys>,
+    /// Ends when the configuration says anything else of the issuer but a limit.
+    standing: Standing,
 }
 
 /// A token whose signature and claims were found good.
@@ -77,7 +80,9 @@ impl Weighter<Digest, Arc<Verified>> for Size {
 }
 
 impl Issuer {
-    fn new(conf: &conf::Issuer, cool_down: Duration) -> Result<Self, FileError> {
+    /// An issuer that was there `before` keeps its keys, unless they are elsewhere now, and its callers, unless more
+    /// than a limit has changed.
+    fn new(conf: &conf::Issuer, cool_down: Duration, before: Option<&Self>) -> Result<Self, FileError> {
         let mut validation = Validation {
             leeway: conf.leeway.as_secs(),
             validate_nbf: true,
@@ -99,7 +104,13 @@ impl Issuer {
             (*algorithm, only)
         };
         let validations = conf.algorithms.iter().map(one).collect();
-        Ok(Self { conf: conf.clone(), validations, keys: Keys::new(&conf.keys, cool_down)? })
+        let keys = match before.filter(|before| before.conf.keys == conf.keys) {
+            Some(before) => Arc::clone(&before.keys),
+            None => Arc::new(Keys::new(&conf.keys, cool_down)?),
+        };
+        let same = before.filter(|before| without_limits(&before.conf) == without_limits(conf));
+        let standing = same.map(|before| before.standing.clone()).unwrap_or_default();
+        Ok(Self { conf: conf.clone(), validations, keys, standing })
     }
 
     /// What is asked of a token of that algorithm, if the issuer may use it.
@@ -129,6 +140,13 @@ impl Issuer {
     }
 }
 
+/// What decides on more than how often callers may call.
+fn without_limits(conf: &conf::Issuer) -> conf::Issuer {
+    let mut conf = conf.clone();
+    (conf.grant.limit, conf.claims.limit_class) = (None, None);
+    conf
+}
+
 /// Some clients append a slash to a resource's address.
 pub(super) fn without_slash(address: &str) -> &str {
     address.strip_suffix('/').unwrap_or(address)
@@ -145,11 +163,12 @@ impl Tokens {
         provider::install();
         let mut issuers = Vec::new();
         for conf in &access.auth.issuers {
-            let known = before.and_then(|before| before.issuers.iter().find(|known| known.conf == *conf));
-            issuers.push(match known {
+            let same_name = |known: &&Arc<Issuer>| known.conf.issuer == conf.issuer;
+            let known = before.and_then(|before| before.issuers.iter().find(same_name));
+            issuers.push(match known.filter(|known| known.conf == *conf) {
                 Some(known) => Arc::clone(known),
                 None => Arc::new(
-                    Issuer::new(conf, cool_down)
+                    Issuer::new(conf, cool_down, known.map(AsRef::as_ref))
                         .map_err(|error| (conf.issuer.clone().unwrap_or_default(), error))?,
                 ),
             });
@@ -166,10 +185,11 @@ impl Tokens {
         &self.issuers
     }
 
-    /// Ends the keys of issuers that `next` does not have.
+    /// Ends callers of issuers that `next` does not have, or trusts with something else.
     pub(super) fn end_those_missing_in(&self, next: &Self) {
-        let gone = |issuer: &&Arc<Issuer>| !next.issuers.iter().any(|kept| Arc::ptr_eq(kept, issuer));
-        self.issuers.iter().filter(gone).for_each(|issuer| issuer.keys.end());
+        let gone =
+            |issuer: &&Arc<Issuer>| !next.issuers.iter().any(|kept| kept.standing.is(&issuer.standing));
+        self.issuers.iter().filter(gone).for_each(|issuer| issuer.standing.end());
     }
 
     /// Checks `token`, whose SHA-256 is `digest`, at the door `resource`.
@@ -233,9 +253,12 @@ impl Tokens {
         let validation = issuer.validation(head.algorithm).ok_or(Fault::Bad)?;
         let set = issuer.keys.set();
         let key = match set.candidates(head.key.as_deref(), head.algorithm) {
-            Candidates::Named(key) => {
-                is_signed_by(key, token, validation)?.then_some(key).ok_or(Fault::Bad)?
+            Candidates::Named(key) if is_signed_by(key, token, validation)? => key,
+            // Its issuer may have put another key in the place of the one that we know.
+            Candidates::Named(_) if issuer.keys.are_at_an_address() => {
+                return Err(Fault::UnknownKey(Arc::clone(issuer)));
             }
+            Candidates::Named(_) => return Err(Fault::Bad),
             Candidates::Unnamed(keys) => {
                 let mut found = None;
                 for key in keys {
@@ -252,6 +275,7 @@ impl Tokens {
         let mut caller = claims::caller(&claims, &issuer.conf, &self.classes).ok_or(Fault::Bad)?;
         caller.expires = Some(ends);
         caller.standing = key.standing.clone();
+        caller.issuer_standing = issuer.standing.clone();
         let issuer = Arc::clone(issuer);
         Ok(Verified { caller: Arc::new(caller), audiences, issuer, bytes: token.len() })
     }

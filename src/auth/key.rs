@@ -288,11 +288,6 @@ impl KeySet {
         self
     }
 
-    /// Ends every key.
-    pub(super) fn end(&self) {
-        self.0.iter().for_each(|key| key.standing.end());
-    }
-
     /// The keys that may have made a signature by `algorithm` under the name `id`. A name only selects.
     pub(super) fn candidates(&self, id: Option<&str>, algorithm: Algorithm) -> Candidates<'_> {
         let fitting = || self.0.iter().map(Arc::as_ref).filter(|key| key.fits(algorithm));

@@ -131,17 +131,17 @@ impl Keys {
         }
     }
 
-    /// A token names a key that is not there. Gives something to wait for if it is worth while.
+    /// Whether the issuer can be asked for others.
+    pub(super) fn are_at_an_address(&self) -> bool {
+        matches!(self.source, Source::Address(_))
+    }
+
+    /// A token was signed by a key that is not there. Gives something to wait for if it is worth while.
     pub(super) fn ask(&self) -> Option<Asked<'_>> {
         match &self.source {
             Source::Fixed | Source::File(_) => None,
             Source::Address(address) => address.ask(),
         }
-    }
-
-    /// Every key ends: the issuer is no longer believed.
-    pub(super) fn end(&self) {
-        self.set.load().end();
     }
 
     /// Reads keys again when it is time. Does not end, unless there is nothing to read.

@@ -179,10 +179,17 @@ impl Policy {
         }
     }
 
-    /// Whether the server is there for the caller at all.
+    /// Whether the server is there for the caller at all, if only with more scopes: for what is shown, not for what is
+    /// done.
     pub fn sees(&self, caller: &Caller) -> bool {
         let demand = if self.is_raw { Demand::Raw } else { Demand::Session };
         !matches!(self.decide(caller, &demand), Verdict::Denied(_))
+    }
+
+    /// Whether nothing of the server is withheld from the caller: what acts on the server itself acts on all of it.
+    pub fn gives_all(&self, caller: &Caller) -> bool {
+        let demand = if self.is_raw { Demand::Raw } else { Demand::Unknown };
+        matches!(self.decide(caller, &demand), Verdict::Allowed { .. })
     }
 
     /// Whether the server is forwarded unread.

@@ -156,15 +156,41 @@ fn limits(conf: &Conf, catalog: &Snapshot, found: &mut Vec<Mistake>) {
             found.push(warning("the configuration", message));
         }
     }
+    unlimited(conf, found);
     costs(conf, catalog, found);
+}
+
+/// Warns of own limits that say nothing of requests: they replace the common limit as a whole, its rate included.
+fn unlimited(conf: &Conf, found: &mut Vec<Mistake>) {
+    let (access, auth) = (&conf.access, &conf.access.auth);
+    if access.limit.is_none_or(|common| common.rate.is_none()) {
+        return;
+    }
+    let keys = auth.keys.iter().map(|key| (format!("key `{}`", key.name), key.grant.limit));
+    let certificates =
+        auth.certificates.iter().map(|known| (format!("certificate `{}`", known.name), known.grant.limit));
+    let anonymous = auth.anonymous.iter().map(|grant| ("anonymous".to_owned(), grant.limit));
+    let issuers = auth.issuers.iter().map(|issuer| {
+        (format!("issuer `{}`", issuer.issuer.as_deref().unwrap_or("of any name")), issuer.grant.limit)
+    });
+    let is_claimed = auth.issuers.iter().any(|issuer| issuer.claims.limit_class.is_some());
+    let classes = access.classes.iter().filter(|_| is_claimed);
+    let classes = classes.map(|(name, limit)| (format!("class `{name}`"), Some(*limit)));
+    for (name, own) in keys.chain(certificates).chain(anonymous).chain(issuers).chain(classes) {
+        if own.is_some_and(|own| own.rate.is_none()) {
+            let message = format!(
+                "{name} may call at any rate: its limit has no `requests`, and replaces the whole of `limit`"
+            );
+            found.push(warning("the configuration", message));
+        }
+    }
 }
 
 /// Warns of tools that a caller's own bucket can never pay for.
 fn costs(conf: &Conf, catalog: &Snapshot, found: &mut Vec<Mistake>) {
     let access = &conf.access;
-    let default = access.limit.and_then(|limit| limit.rate);
     let keys = access.auth.keys.iter().map(|key| {
-        let rate = key.grant.limit.map_or(default, |limit| limit.rate.or(default));
+        let rate = key.grant.limit.or(access.limit).and_then(|limit| limit.rate);
         (key.name.as_str(), rate, &key.grant.servers)
     });
     let buckets: Vec<(&str, Rate, &Vec<String>)> =

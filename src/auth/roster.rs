@@ -60,10 +60,6 @@ fn token(issuer: &Issuer, who: &Who) -> Known {
         globs.as_ref().and_then(|globs| globs.patterns().first().cloned())
     };
     let mut grant = issuer.grant.clone();
-    if grant.servers.is_empty() {
-        // Its claims say which.
-        grant.servers.push("*".into());
-    }
     let (scopes, groups) = (who.scopes.clone().unwrap_or_default(), first(&who.groups));
     let mut parts = Vec::new();
     if let (Some(name), true) = (&issuer.issuer, who.issuers.is_some()) {

@@ -92,7 +92,7 @@ impl Table {
             Ok(Credential::ApiKey(key)) => {
                 done(self.by_key(&digest_of(key), now).unwrap_or(Err(AuthError::Invalid)))
             }
-            Err(AuthError::Missing) => done(self.without_header(presented)),
+            Err(AuthError::Missing) => done(self.without_header(presented, now)),
             Err(error) => done(Err(error)),
         }
     }
@@ -102,12 +102,14 @@ impl Table {
         Some(if caller.stands(now) { Ok(caller) } else { Err(AuthError::Expired) })
     }
 
-    fn without_header(&self, presented: &Presented<'_>) -> Result<Arc<Caller>, AuthError> {
+    fn without_header(&self, presented: &Presented<'_>, now: SystemTime) -> Result<Arc<Caller>, AuthError> {
         if presented.query.is_some_and(credentials::is_in_query) {
             return Err(AuthError::Invalid);
         }
         if let Some(names) = presented.certificate.filter(|_| !self.certificates.is_empty()) {
-            return self.certificates.find(names).ok_or(AuthError::Invalid);
+            let caller = self.certificates.find(names).ok_or(AuthError::Invalid)?;
+            // TLS has seen to it once, when the connection began.
+            return if caller.stands(now) { Ok(caller) } else { Err(AuthError::Expired) };
         }
         let anonymous = self.anonymous.as_ref().filter(|_| presented.kinds.anonymous);
         anonymous.map(Arc::clone).ok_or(AuthError::Missing)

@@ -166,7 +166,7 @@ fn certificates_by_their_names() {
     let authenticator = authenticator(&access);
     let none = HeaderMap::new();
     let shown = |subject, common_name, sans: &[String]| {
-        let certificate = Some(CertificateNames { subject, common_name, sans });
+        let certificate = Some(CertificateNames { subject, common_name, sans, expires: None });
         let caller = ask(&authenticator, &Presented { certificate, ..Presented::headers(&none) });
         caller.map(|caller| caller.subject.to_string())
     };
@@ -176,12 +176,34 @@ fn certificates_by_their_names() {
     assert_eq!(shown("CN=ci,O=Example,C=DE", Some("ci"), &[]), Err(AuthError::Invalid));
     // A header goes before it, and kinds are the listener's.
     let ops = bearer("key-of-ops");
-    let certificate = Some(CertificateNames { subject: "CN=ops", common_name: Some("ops"), sans: &[] });
+    let certificate =
+        Some(CertificateNames { subject: "CN=ops", common_name: Some("ops"), sans: &[], expires: None });
     let both = Presented { certificate, ..Presented::headers(&ops) };
     assert_eq!(ask(&authenticator, &both).unwrap().kind, CallerKind::ApiKey);
     let kinds = Kinds { certificate: false, ..Kinds::ALL };
     let closed = Presented { certificate, kinds, ..Presented::headers(&none) };
     assert_eq!(ask(&authenticator, &closed).unwrap_err(), AuthError::Kind);
+}
+
+#[test]
+fn a_certificate_ends_while_its_connection_goes_on() {
+    let mut access = access();
+    let matches = CertificateMatch::CommonName("ci".into());
+    access.auth.certificates = vec![Certificate { name: "ci".into(), matches, grant: Grant::default() }];
+    let entrance = Entrance::new(access.clone(), TOKENS_MAX).unwrap();
+    let none = HeaderMap::new();
+    let shown = |expires| {
+        let certificate =
+            Some(CertificateNames { subject: "CN=ci", common_name: Some("ci"), sans: &[], expires });
+        ask(&entrance.in_force().authenticator, &Presented { certificate, ..Presented::headers(&none) })
+    };
+    let now = SystemTime::now();
+    assert_eq!(shown(Some(now)).unwrap_err(), AuthError::Expired);
+    let caller = shown(Some(now + Duration::from_secs(60))).unwrap();
+    assert!(caller.stands(now) && !caller.stands(now + Duration::from_secs(60)));
+    access.auth.certificates.clear();
+    entrance.replace(access).unwrap();
+    assert!(!caller.stands(now), "it is gone from the configuration");
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub(super) fn limits() -> Limits {
         keepalive: PATIENCE,
         write_timeout: PATIENCE,
         in_flight_max: 4096,
+        streams_max: 4096,
+        streams_per_caller_max: 4096,
         buckets_max: 1000,
         line_bytes_max: 4 << 20,
         child_pending_max: 512,

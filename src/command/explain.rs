@@ -32,7 +32,7 @@ pub(super) struct Question {
     /// The token's groups, separated by commas.
     #[arg(long, value_delimiter = ',')]
     groups: Vec<String>,
-    /// The servers that the token's claims name, separated by commas [default: the issuer's].
+    /// The servers that the token's claims name, separated by commas; they narrow the issuer's [default: the issuer's].
     #[arg(long, value_delimiter = ',')]
     servers: Vec<String>,
     /// The server. Without an item or a method it is asked whether the server is there at all.
@@ -190,7 +190,10 @@ fn token(conf: &Conf, question: &Question, subject: &str) -> Result<Caller, Fail
     let own = &issuer.grant;
     let or = |given: &[String], own: &[String]| if given.is_empty() { own.to_vec() } else { given.to_vec() };
     let grant = Grant {
-        servers: or(&question.servers, &own.servers),
+        servers: match question.servers.as_slice() {
+            [] => own.servers.clone(),
+            claimed => auth::narrowed(own.servers.clone(), claimed.to_vec()),
+        },
         scopes: or(&question.scopes, &own.scopes),
         groups: or(&question.groups, &own.groups),
         limit: own.limit,

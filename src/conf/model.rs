@@ -114,6 +114,10 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// Calls in flight in the whole process.
     pub in_flight_max: usize,
+    /// Streams that clients hold open to listen, in the whole process.
+    pub streams_max: usize,
+    /// The same of one caller.
+    pub streams_per_caller_max: u32,
     /// Callers a limiter remembers at once.
     pub buckets_max: usize,
     /// One line of a child's stdout, in bytes.

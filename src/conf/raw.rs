@@ -94,7 +94,7 @@ pub(super) struct RawConf {
     pub(super) drain: Option<At<Period>>,
     /// Who may call. Without any credential everybody on this machine may, and nobody else.
     pub(super) auth: Option<RawAuth>,
-    /// The limit of every caller that has none of its own. Default: no limit.
+    /// The limit of every caller that has none of its own, which replaces the whole of it. Default: no limit.
     #[schemars(extend("x-example" = {"requests": 600, "per": "1m", "burst": 100, "in_flight": 20}))]
     pub(super) limit: Option<At<RawLimit>>,
     /// Named limits, for `limit_class` of a credential and for a claim of tokens.

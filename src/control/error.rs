@@ -12,10 +12,12 @@ use crate::limit::Decision;
 /// Why a request of the control plane is refused.
 #[derive(Debug)]
 pub(super) enum ControlError {
-    /// Nobody is authenticated: 401 without a key and 403 for a wrong one, by contract 001.
+    /// Nobody is authenticated: 401 without a key and 403 for a wrong one, by contract 001, and 401 for a bad token.
     Unauthenticated {
         /// Why.
         error: AuthError,
+        /// Whether what came looks like a token, and no key.
+        token: bool,
         /// What tells the client where to get a credential that helps.
         challenge: Option<HeaderValue>,
     },
@@ -39,9 +41,9 @@ impl IntoResponse for ControlError {
     fn into_response(self) -> Response {
         let mut headers = HeaderMap::new();
         let (status, message) = match self {
-            Self::Unauthenticated { error, challenge } => {
+            Self::Unauthenticated { error, token, challenge } => {
                 headers.extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
-                unauthenticated(error)
+                unauthenticated(error, token)
             }
             Self::BadRequest(message) => (StatusCode::BAD_REQUEST, message.into()),
             Self::Forbidden(message) => (StatusCode::FORBIDDEN, message.into()),
@@ -64,11 +66,13 @@ impl IntoResponse for ControlError {
     }
 }
 
-fn unauthenticated(error: AuthError) -> (StatusCode, String) {
+fn unauthenticated(error: AuthError, token: bool) -> (StatusCode, String) {
+    // The contract knows no tokens; RFC 6750 section 3.1 has 401 for bad ones.
+    let bad = if token { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
     let (status, words) = match error {
         AuthError::Missing => (StatusCode::UNAUTHORIZED, "API key required"),
-        AuthError::Invalid => (StatusCode::FORBIDDEN, "Invalid API key"),
-        AuthError::Expired => (StatusCode::FORBIDDEN, "the credential has expired"),
+        AuthError::Invalid => (bad, "Invalid API key"),
+        AuthError::Expired => (bad, "the credential has expired"),
         AuthError::Kind => (StatusCode::FORBIDDEN, "credentials of this kind are not taken here"),
         AuthError::Unavailable => {
             (StatusCode::SERVICE_UNAVAILABLE, "the keys of the token's issuer cannot be read: try again")

@@ -114,7 +114,7 @@ pub(super) async fn list(
     Ok(Json(rows.collect()))
 }
 
-/// `GET /servers/{id}`.
+/// `GET /servers/{id}`. How the server is run is shown to whom nothing of it is withheld.
 pub(super) async fn detail(
     State(control): Shared,
     Extension(caller): Admitted,
@@ -122,6 +122,7 @@ pub(super) async fn detail(
 ) -> Result<Json<Value>, ControlError> {
     let (id, upstream) = find(&control, &caller, id)?;
     let (server, shown) = (&upstream.server, Shown::of(&control, &upstream));
+    let whole = upstream.policy.gives_all(&caller);
     let mut detail = Map::new();
     let mut put = |key: &str, value: Option<Value>| {
         if let Some(value) = value {
@@ -132,8 +133,9 @@ pub(super) async fn detail(
     put("display_name", Some(server.display_name.as_str().into()));
     put("description", server.description.as_deref().map(Value::from));
     put("status", Some(shown.status().into()));
-    put("runtime", Some(redact::runtime(&server.runtime, runtime_type(server))));
-    if let Runtime::Local(local) = &server.runtime {
+    let kind = runtime_type(server);
+    put("runtime", Some(if whole { redact::runtime(&server.runtime, kind) } else { json!({"type": kind}) }));
+    if let (Runtime::Local(local), true) = (&server.runtime, whole) {
         put(
             "env",
             Some(redact::environment(&local.env))
@@ -141,13 +143,14 @@ pub(super) async fn detail(
         );
     }
     put("tags", Some(json!(server.tags)));
-    put("metadata", (!server.metadata.is_empty()).then(|| server.metadata.clone().into()));
+    put("metadata", (whole && !server.metadata.is_empty()).then(|| server.metadata.clone().into()));
     put("started_at", shown.started_at.map(|at| rfc3339(at).into()));
     put("last_activity", shown.last_activity.map(|at| rfc3339(at).into()));
     put("request_count", Some(shown.request_count.into()));
     put("uptime_seconds", shown.uptime_seconds().map(Value::from));
     put("connection_count", Some(shown.connection_count.into()));
     match &server.runtime {
+        _ if !whole => {}
         Runtime::Local(_) => {
             put("process", control.bridge.status(&id).map(|status| redact::process(&status)))
         }
@@ -162,7 +165,7 @@ pub(super) async fn start(
     Extension(caller): Admitted,
     id: Id,
 ) -> Result<Json<Value>, ControlError> {
-    let (id, upstream) = find(&control, &caller, id)?;
+    let (id, upstream) = find_whole(&control, &caller, id)?;
     let message = match &upstream.server.runtime {
         Runtime::Local(_) => match control.bridge.start(&id).await {
             Ok(Started::Now) => "Server started successfully",
@@ -181,7 +184,7 @@ pub(super) async fn stop(
     Extension(caller): Admitted,
     id: Id,
 ) -> Result<Json<Value>, ControlError> {
-    let (id, upstream) = find(&control, &caller, id)?;
+    let (id, upstream) = find_whole(&control, &caller, id)?;
     let message = match &upstream.server.runtime {
         Runtime::Local(_) => match control.bridge.stop(&id).await {
             Ok(Stopped::Now) => "Server stopped successfully",
@@ -194,13 +197,23 @@ pub(super) async fn stop(
     Ok(Json(json!({"id": id, "status": "stopped", "message": message})))
 }
 
-/// A server that the caller may use; one that it may not looks like one that is not there.
+/// A server that is there for the caller; one that is not looks like one that is not there.
 fn find(control: &Control, caller: &Caller, id: Id) -> Result<(String, Arc<Upstream>), ControlError> {
     let Path(id) = id.map_err(|_| ControlError::BadRequest("the server's id is no text"))?;
     let found = control.hub.fleet().view().upstream_for(caller, &id).cloned();
     match found {
         Some(upstream) => Ok((id, upstream)),
         None => Err(ControlError::NotFound(format!("Server '{id}' not found"))),
+    }
+}
+
+/// A server of which nothing is withheld from the caller: its process serves everything of it, and other callers.
+fn find_whole(control: &Control, caller: &Caller, id: Id) -> Result<(String, Arc<Upstream>), ControlError> {
+    let (id, upstream) = find(control, caller, id)?;
+    if upstream.policy.gives_all(caller) {
+        Ok((id, upstream))
+    } else {
+        Err(ControlError::Forbidden("starting and stopping needs every permission on the server"))
     }
 }
 

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::auth::Entrance;
 use crate::catalog::Seen;
 use crate::conf::{self, Conf, Sources};
-use crate::document::Mistakes;
+use crate::document::{Code, Mistake, Mistakes};
 use crate::telemetry::{Audit, Meters};
 
 /// Loads the configuration and puts what it says about access in force.
@@ -48,7 +48,7 @@ impl Settings {
         self.file.as_ref()
     }
 
-    /// Loads the configuration. The mistakes are logged and counted.
+    /// Loads the configuration. What keeps it from being taken over is logged and counted.
     pub fn run(&self) -> Result<(), Mistakes> {
         let _one_at_a_time = self.loading.lock();
         if let Some((_, seen)) = &self.file {
@@ -70,22 +70,27 @@ impl Settings {
         if self.running.access.auth.is_configured() && !loaded.conf.access.auth.is_configured() {
             // Without any credential everybody may call, which is why such a gateway listens on loopback only; this
             // one may be open to the world.
-            self.meters.reload_failed();
-            self.tell("failed");
-            tracing::error!(
-                "the configuration has no credential left: the previous one stays in force until a restart"
-            );
-            return Ok(());
+            let words =
+                "the configuration has no credential left: the previous one stays in force until a restart";
+            return Err(self.refused(Code::Missing, words.to_owned()));
         }
         if let Err(error) = self.entrance.replace(loaded.conf.access) {
-            self.meters.reload_failed();
-            self.tell("failed");
-            tracing::error!(%error, "the configuration was not reloaded; the previous one stays in force");
-            return Ok(());
+            let words =
+                format!("the configuration was not reloaded; the previous one stays in force: {error}");
+            return Err(self.refused(Code::InvalidValue, words));
         }
         self.tell("ok");
         tracing::info!("configuration reloaded");
         Ok(())
+    }
+
+    /// A configuration that is right by itself, and that a running gateway does not take over.
+    fn refused(&self, code: Code, words: String) -> Mistakes {
+        self.meters.reload_failed();
+        self.tell("failed");
+        tracing::error!("{words}");
+        let file = self.file.as_ref().map_or_else(String::new, |(path, _)| path.display().to_string());
+        Mistakes::one(Mistake::whole(file, code, words))
     }
 
     fn tell(&self, result: &str) {

@@ -12,11 +12,11 @@ use serde_json::{Map, Value, json};
 use super::servers::Shown;
 use super::{Admitted, Shared};
 
-/// `GET /stats`: only servers that the caller may use are in it.
+/// `GET /stats`: only servers that are there for the caller are in it. A failed reload names files and quotes from the
+/// catalog, which is for callers of the whole of it.
 pub(super) async fn stats(State(control): Shared, Extension(caller): Admitted) -> Json<Value> {
     let view = control.hub.fleet().view().clone();
-    let visible: Vec<_> =
-        view.upstreams().filter(|upstream| caller.may_use(upstream.server.id.as_str())).collect();
+    let visible: Vec<_> = view.upstreams().filter(|upstream| upstream.policy.sees(&caller)).collect();
     let mut servers = Map::new();
     let (mut total_requests, mut active) = (0, 0);
     for upstream in &visible {
@@ -45,7 +45,8 @@ pub(super) async fn stats(State(control): Shared, Extension(caller): Admitted) -
         "last_reload": rfc3339(view.catalog.loaded_at),
         "servers": servers,
     });
-    if let (Some(failure), Some(stats)) = (control.reload.last_failure(), stats.as_object_mut()) {
+    let failure = control.reload.last_failure().filter(|_| caller.may_use_all());
+    if let (Some(failure), Some(stats)) = (failure, stats.as_object_mut()) {
         let failure = json!({"at": rfc3339(failure.at), "place": failure.place, "message": failure.message});
         stats.insert("last_reload_failure".into(), failure);
     }

@@ -10,11 +10,14 @@ use pingora_limits::inflight::{Guard, Inflight};
 
 use super::decision::Layer;
 
-/// Counts calls in flight against a bound.
+/// Counts calls in flight against a bound, and streams that are held open to listen against another: whoever listens
+/// takes no call's place.
 #[derive(Debug, Clone)]
 pub struct Gate {
     in_flight: Arc<AtomicUsize>,
     max: usize,
+    streams: Arc<AtomicUsize>,
+    streams_max: usize,
 }
 
 /// A place among the calls in flight, given back when dropped.
@@ -22,21 +25,30 @@ pub struct Gate {
 pub struct Permit(Arc<AtomicUsize>);
 
 impl Gate {
-    /// A gate for `max` calls at once.
-    pub fn new(max: usize) -> Self {
-        Self { in_flight: Arc::default(), max }
+    /// A gate for `max` calls and `streams_max` streams at once.
+    pub fn new(max: usize, streams_max: usize) -> Self {
+        Self { in_flight: Arc::default(), max, streams: Arc::default(), streams_max }
     }
 
-    /// A place, unless all are taken.
+    /// A call's place, unless all are taken.
     pub fn enter(&self) -> Option<Permit> {
-        let permit = Permit(Arc::clone(&self.in_flight));
-        // The permit is made first, so that a refused entry is undone by the same drop.
-        (self.in_flight.fetch_add(1, Ordering::AcqRel) < self.max).then_some(permit)
+        Self::take(&self.in_flight, self.max)
     }
 
-    /// How many places are taken.
+    /// A stream's place, unless all are taken.
+    pub fn listen(&self) -> Option<Permit> {
+        Self::take(&self.streams, self.streams_max)
+    }
+
+    fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Permit> {
+        let permit = Permit(Arc::clone(taken));
+        // The permit is made first, so that a refused entry is undone by the same drop.
+        (taken.fetch_add(1, Ordering::AcqRel) < max).then_some(permit)
+    }
+
+    /// How many places are taken, those of streams included.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Acquire)
+        self.in_flight.load(Ordering::Acquire) + self.streams.load(Ordering::Acquire)
     }
 }
 
@@ -96,7 +108,10 @@ mod tests {
 
     #[test]
     fn gives_places_back() {
-        let gate = Gate::new(1);
+        let gate = Gate::new(1, 1);
+        let stream = gate.listen();
+        assert!(stream.is_some() && gate.listen().is_none(), "streams have places of their own");
+        drop(stream);
         let permit = gate.enter();
         assert!(permit.is_some());
         assert!(gate.enter().is_none());

@@ -1,6 +1,8 @@
 //! A client's certificate, read for whom it names.
 //! Not here: whether it is good (`tls`), which caller it stands for (`auth`).
 
+use std::time::{Duration, SystemTime};
+
 use x509_parser::der_parser::asn1_rs::ToDer as _;
 use x509_parser::prelude::{
     AttributeTypeAndValue, FromDer as _, GeneralName, ParsedExtension, RelativeDistinguishedName,
@@ -33,7 +35,10 @@ pub(super) fn read(der: &[u8]) -> Option<ClientCertificate> {
             _ => None,
         })
         .collect();
-    Some(ClientCertificate { subject: written(subject), common_name, sans })
+    // What ended before 1970 has ended.
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or_default();
+    let expires = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+    Some(ClientCertificate { subject: written(subject), common_name, sans, expires })
 }
 
 /// A name as RFC 4514 writes it: the last part first.
@@ -108,6 +113,7 @@ mod tests {
             params.distinguished_name.push(kind.clone(), *value);
         }
         params.subject_alt_names = sans;
+        params.not_after = rcgen::date_time_ymd(2031, 2, 3);
         let der = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
         read(der.der()).unwrap()
     }
@@ -125,6 +131,8 @@ mod tests {
         assert_eq!(found.subject, "CN=\\ ci #1\\ ,O=Example\\, Inc. \\\"x\\\",C=DE");
         assert_eq!(found.common_name.as_deref(), Some(" ci #1 "));
         assert!(found.sans.is_empty());
+        let expires = humantime::format_rfc3339(found.expires.unwrap()).to_string();
+        assert_eq!(expires, "2031-02-03T00:00:00Z");
     }
 
     #[test]

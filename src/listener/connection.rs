@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
 
 use pingora_core::protocols::http::ServerSession;
 
@@ -34,6 +35,8 @@ pub struct ClientCertificate {
     pub common_name: Option<String>,
     /// DNS names, URIs and e-mail addresses among the subject alternative names.
     pub sans: Vec<String>,
+    /// When it stops being good (`notAfter`, RFC 5280 section 4.1.2.5); a connection may last longer.
+    pub expires: Option<SystemTime>,
 }
 
 impl Connection {

@@ -9,7 +9,7 @@ use pingora_proxy::Session;
 use prometheus::IntCounter;
 
 use super::Ctx;
-use super::rejection::Rejection;
+use super::rejection::{Rejection, Unauthenticated};
 use super::standing::Standing;
 use super::toll::{Held, Tally, Tolls, Use};
 use super::{framing, names};
@@ -62,7 +62,7 @@ impl Admission {
             jwt: counter(CallerKind::Jwt.as_str(), "ok"),
             certificate: counter(CallerKind::Certificate.as_str(), "ok"),
         };
-        let tolls = Tolls::new(buckets, gate, Arc::clone(&meters));
+        let tolls = Tolls::new(buckets, gate, conf.limits.streams_per_caller_max, Arc::clone(&meters));
         Self { entrance, tolls, limits: conf.limits, authentications, meters }
     }
 
@@ -93,17 +93,17 @@ impl Admission {
     }
 
     /// Hop 2: who calls, whether the caller's bucket has a token, and a place among the calls in flight. `path` is that
-    /// of the door, without what follows at a raw upstream.
+    /// of the door, without what follows at a raw upstream; a stream that a client opens to listen is no call.
     pub(super) async fn admit(
         &self,
         session: &Session,
-        path: &str,
+        (path, is_call): (&str, bool),
         ctx: &mut Ctx,
     ) -> Result<Admitted, Rejection> {
         let in_force = self.entrance.in_force();
         let caller = self.authenticate(&in_force, session, path).await?;
         ctx.record.caller = Some(Arc::clone(&caller));
-        let held = self.tolls.enter(&in_force.access, &caller, &mut ctx.tally)?;
+        let held = self.tolls.enter(&in_force.access, &caller, is_call, &mut ctx.tally)?;
         Ok(Admitted { caller, held })
     }
 
@@ -160,7 +160,10 @@ impl Admission {
                 self.meters.authentications(method, result).inc();
             }
         }
-        result.map_err(Rejection::Unauthenticated)
+        result.map_err(|error| {
+            let token = auth::shows_token(&request.headers);
+            Rejection::Unauthenticated(Unauthenticated { error, token })
+        })
     }
 
     /// What OAuth clients are told.
@@ -176,6 +179,7 @@ pub(super) fn certificate(connection: &Connection) -> Option<CertificateNames<'_
         subject: &certificate.subject,
         common_name: certificate.common_name.as_deref(),
         sans: &certificate.sans,
+        expires: certificate.expires,
     })
 }
 

@@ -27,8 +27,8 @@ pub(super) async fn at_server(
     id: &str,
 ) -> Result<(), Rejection> {
     let path = session.req_header().uri.path();
-    let admitted = proxy.admission.admit(session, path, ctx).await?;
     let verb = session.req_header().method.clone();
+    let admitted = proxy.admission.admit(session, (path, verb != Verb::GET), ctx).await?;
     // The message is read before the server is looked up, so that every refusal from here on answers its id.
     let (asked, message_id) = match verb {
         Verb::POST => message(proxy, session, ctx).await?,
@@ -47,7 +47,7 @@ pub(super) async fn at_envelope(
     view: &View,
 ) -> Result<(), Rejection> {
     let path = session.req_header().uri.path();
-    let admitted = proxy.admission.admit(session, path, ctx).await?;
+    let admitted = proxy.admission.admit(session, (path, true), ctx).await?;
     if !headers::is_json(&session.req_header().headers) {
         return Err(Rejection::NotJsonType);
     }
@@ -72,7 +72,7 @@ pub(super) async fn at_rpc(
     view: &View,
 ) -> Result<(), Rejection> {
     let path = session.req_header().uri.path();
-    let admitted = proxy.admission.admit(session, path, ctx).await?;
+    let admitted = proxy.admission.admit(session, (path, true), ctx).await?;
     let mut named = session.req_header().headers.get_all(headers::SERVER_ID).iter();
     let server = match (named.next().and_then(|value| value.to_str().ok()), named.next()) {
         (Some(server), None) => server.trim().to_owned(),
@@ -237,6 +237,7 @@ async fn answer(
     // goes on (2026-07-28 and 2025-11-25/basic/transports). A stream without a client is of no use in either.
     let leaving_cancels = asked.era == Era::Modern || asked.method == Method::Stream;
     let opened_for = (asked.method == Method::Listen).then(|| asked.demand.clone());
+    let is_open_ended = matches!(asked.method, Method::Stream | Method::Listen);
     let asking = pin!(async {
         match style {
             Asking::Relay => proxy.hub.relay(&admitted.caller, &permitted, asked).await,
@@ -254,9 +255,10 @@ async fn answer(
     ctx.record.upstream_time = Some(upstream_time);
     ctx.record.attempts = attempts;
     if let Some(decision) = &ctx.tally.decision {
-        super::rejection::rate_headers(&mut reply.headers, decision);
+        reply.headers.extend(decision.headers());
     }
-    let standing = proxy.admission.standing(proxy.hub.fleet(), &admitted, &upstream).of(opened_for);
+    let standing = proxy.admission.standing(proxy.hub.fleet(), &admitted, &upstream);
+    let standing = standing.of(opened_for, is_open_ended);
     let watching = write::Watching { leaving_cancels, id, draining: proxy.draining.clone(), standing };
     write::reply(session, ctx, reply, Some(watching)).await;
     drop(in_flight);
@@ -272,7 +274,8 @@ fn pay(
     method: Method,
 ) -> Result<(), Rejection> {
     let tool = ctx.record.tool.as_deref().filter(|_| method == Method::ToolsCall);
-    proxy.admission.pay(admitted, (&upstream.server, tool), method != Method::Stream, &mut ctx.tally)
+    let is_call = !matches!(method, Method::Stream | Method::Listen);
+    proxy.admission.pay(admitted, (&upstream.server, tool), is_call, &mut ctx.tally)
 }
 
 /// A call that was sent and failed still took the upstream's time.

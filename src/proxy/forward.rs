@@ -2,6 +2,7 @@
 //! Not here: MCP exchanges (`exchange`); the control plane's own routes and authentication (`control`).
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -14,12 +15,13 @@ use super::admit::{Admission, Admitted};
 use super::headers::REQUEST_ID;
 use super::record::Record;
 use super::rejection::{RawFault, Rejection};
+use super::standing::Standing;
 use super::{Ctx, admit, client};
-use crate::auth::{self, Denied, Introduction};
+use crate::auth::{self, Allowed, Demand, Introduction};
 use crate::hub::HubError;
 use crate::listener::Connection;
 use crate::mcp::Era;
-use crate::upstream::{RawTarget, View};
+use crate::upstream::{Fleet, RawTarget, View};
 
 /// Where opaque forwards go.
 pub struct Forwarding {
@@ -36,6 +38,8 @@ pub(super) struct Forward {
 struct Raw {
     target: RawTarget,
     path: String,
+    standing: Standing,
+    _permitted: Allowed<()>,
     _admitted: Admitted,
 }
 
@@ -67,24 +71,23 @@ pub(super) async fn to_server(
     admission: &Admission,
     session: &Session,
     ctx: &mut Ctx,
-    view: &View,
+    (fleet, view): (&Arc<Fleet>, &View),
     (id, rest): (&str, &str),
 ) -> std::result::Result<Forward, Rejection> {
     let request = session.req_header();
     let path = request.uri.path();
     let path = path.strip_suffix(rest).unwrap_or(path);
-    let mut admitted = admission.admit(session, path, ctx).await?;
+    let mut admitted = admission.admit(session, (path, true), ctx).await?;
     if climbs(rest) {
         return Err(Rejection::Raw(RawFault::Climbs));
     }
     let unknown = || Rejection::UnknownServer { server: id.chars().take(64).collect(), id: None };
     let upstream = view.upstream(id).ok_or_else(unknown)?;
-    if !upstream.policy.sees(&admitted.caller) {
-        let denied = Denied::Server;
+    let permitted = auth::allow(&upstream.policy, &admitted.caller, &Demand::Raw, ()).map_err(|denied| {
         upstream.meters.denied(denied.reason());
         let server = id.to_owned();
-        return Err(Rejection::Denied { denied, server, era: Era::Legacy, wanted: true, id: None });
-    }
+        Rejection::Denied { denied, server, era: Era::Legacy, wanted: true, id: None }
+    })?;
     ctx.record.upstream = Some(upstream.clone());
     upstream.activity.asked();
     let failed = |error: HubError| Rejection::Hub { error, server: id.to_owned(), id: None };
@@ -104,10 +107,17 @@ pub(super) async fn to_server(
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let path = format!("{}{rest}{query}", target.path.trim_end_matches('/'));
     let path = if path.starts_with('/') { path } else { format!("/{path}") };
-    Ok(Forward { peer, raw: Some(Raw { target, path, _admitted: admitted }) })
+    let standing = admission.standing(fleet, &admitted, upstream).of(Some(Demand::Raw), true);
+    let raw = Raw { target, path, standing, _permitted: permitted, _admitted: admitted };
+    Ok(Forward { peer, raw: Some(raw) })
 }
 
 impl Forward {
+    /// Whether the caller may still have what passes: nothing of it reaches one who may not.
+    pub(super) fn stands(&mut self) -> bool {
+        self.raw.as_mut().is_none_or(|raw| raw.standing.still_holds())
+    }
+
     pub(super) fn peer(&self) -> Box<HttpPeer> {
         Box::new(self.peer.clone())
     }

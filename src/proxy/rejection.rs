@@ -18,6 +18,7 @@ use crate::mcp::{Code, Era, HeaderFault, Id, Malformed, MalformedKind, RpcError}
 use crate::reply::{Body, Reply};
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
+pub(super) use unauthenticated::Unauthenticated;
 
 /// Why a request is refused.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ pub(super) enum Rejection {
     Edge(EdgeFault),
     UriTooLong,
     HeadersTooLarge,
-    Unauthenticated(AuthError),
+    Unauthenticated(Unauthenticated),
     Limited(Limited),
     BodyTooLarge {
         bytes_max: usize,
@@ -130,6 +131,8 @@ pub(super) enum Limited {
     Flood,
     /// All places of the process are taken.
     Busy,
+    /// All places for streams are taken, the caller's or the process's.
+    Streams,
 }
 
 impl Limited {
@@ -143,6 +146,7 @@ impl Limited {
             Self::InFlight(Layer::Tool) => "tool_in_flight",
             Self::Flood => "flood",
             Self::Busy => "all_in_flight",
+            Self::Streams => "streams",
         }
     }
 
@@ -152,6 +156,7 @@ impl Limited {
             Self::Tokens(Decision { layer, .. }) | Self::InFlight(layer) => layer.as_str(),
             Self::Flood => "flood",
             Self::Busy => "gateway",
+            Self::Streams => "streams",
         }
     }
 
@@ -159,7 +164,7 @@ impl Limited {
     fn retry_after_seconds(self) -> Option<u64> {
         match self {
             Self::Tokens(decision) => decision.retry_after_seconds(),
-            Self::InFlight(_) | Self::Flood | Self::Busy => Some(1),
+            Self::InFlight(_) | Self::Flood | Self::Busy | Self::Streams => Some(1),
         }
     }
 
@@ -174,6 +179,7 @@ impl Limited {
             }
             Self::Tokens(_) | Self::Flood => ("rate_limited", "too many requests: wait and try again"),
             Self::InFlight(_) => ("too_many_in_flight", "too many calls at once: wait for one to end"),
+            Self::Streams => ("too_many_streams", "too many open streams: close one"),
             Self::Busy => ("busy", "the gateway has all the calls it may have in flight"),
         };
         Row { status, code, reason, words: words.into(), outcome: Outcome::RateLimited }
@@ -223,7 +229,7 @@ impl Rejection {
             Self::HeadersTooLarge => {
                 bad(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "too many or too large headers")
             }
-            Self::Unauthenticated(error) => unauthenticated::row(*error),
+            Self::Unauthenticated(why) => why.row(),
             Self::Limited(limited) => limited.row(),
             Self::BodyTooLarge { bytes_max } => Row {
                 words: format!("the body is longer than {bytes_max} bytes"),
@@ -279,7 +285,7 @@ impl Rejection {
     /// How a client is told that another credential would help.
     pub(super) fn challenge(&self) -> Option<Challenge<'_>> {
         match self {
-            Self::Unauthenticated(error) => error.challenge(),
+            Self::Unauthenticated(why) => why.error.challenge(),
             Self::Denied { denied: Denied::Scopes(scopes), .. } => Some(Challenge::Scopes(scopes)),
             _ => None,
         }
@@ -353,9 +359,7 @@ impl Rejection {
     /// Contract 001: 403 for a wrong key, and its own codes for what a backend did.
     fn as_the_contract_says(&self, row: &mut Row) {
         match self {
-            Self::Unauthenticated(AuthError::Invalid | AuthError::Expired) => {
-                row.status = StatusCode::FORBIDDEN;
-            }
+            Self::Unauthenticated(why) => why.as_the_contract_says(row),
             Self::Hub { error: HubError::Upstream(_) | HubError::Lie(_), .. } => {
                 row.code = Code::SERVER_ERROR;
                 row.words = format!("Server error: {}", row.words);
@@ -366,7 +370,7 @@ impl Rejection {
 
     fn add_headers(&self, headers: &mut HeaderMap) {
         match self {
-            Self::Unauthenticated(AuthError::Unavailable) => {
+            Self::Unauthenticated(why) if why.error == AuthError::Unavailable => {
                 headers.insert(header::RETRY_AFTER, 5.into());
             }
             Self::WrongMethod { allow } => {
@@ -397,11 +401,6 @@ fn unknown_server(server: &str) -> Row {
         words: format!("Server '{server}' not found"),
         outcome: Outcome::Denied,
     }
-}
-
-/// What the tightest bucket said, as headers.
-pub(super) fn rate_headers(headers: &mut HeaderMap, decision: &Decision) {
-    headers.extend(decision.headers());
 }
 
 fn malformed_row(malformed: &Malformed) -> Row {

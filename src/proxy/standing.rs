@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::auth::{Caller, Demand, Entrance, Verdict};
 use crate::upstream::{Fleet, Upstream};
@@ -22,6 +22,9 @@ pub(super) struct Standing {
     upstream: Arc<Upstream>,
     /// What an open-ended stream was opened for; otherwise that the server is there is enough.
     demand: Option<Demand>,
+    /// Whether it ends with the server. A call of a server that has left the catalog may finish.
+    is_open_ended: bool,
+    looked: Instant,
 }
 
 impl Standing {
@@ -38,12 +41,26 @@ impl Standing {
             caller: Arc::clone(caller),
             upstream: Arc::clone(upstream),
             demand: None,
+            is_open_ended: false,
+            looked: Instant::now(),
         }
     }
 
-    /// The same for a stream that was opened for `demand`, such as the resources of a subscription.
-    pub(super) fn of(self, demand: Option<Demand>) -> Self {
-        Self { demand, ..self }
+    /// The same for a stream that was opened for `demand`, such as the resources of a subscription, or to listen.
+    pub(super) fn of(self, demand: Option<Demand>, is_open_ended: bool) -> Self {
+        Self { demand, is_open_ended, ..self }
+    }
+
+    /// Whether the caller may still use the server: asked for each piece of what nobody here waits for, and looked at
+    /// when something has changed or the last look is old.
+    pub(super) fn still_holds(&mut self) -> bool {
+        let changed = self.changes.has_changed().unwrap_or(false);
+        if !changed && self.looked.elapsed() < LOOK {
+            return true;
+        }
+        self.changes.mark_unchanged();
+        self.looked = Instant::now();
+        self.holds()
     }
 
     /// Waits until the caller may no longer use the server.
@@ -59,21 +76,18 @@ impl Standing {
         }
     }
 
-    /// Whether the credential is good and the server, as the catalog now has it, is there for the caller. A server that
-    /// is gone from the catalog ends its streams by itself.
+    /// Whether the credential is good and the server, as the catalog now has it, is there for the caller.
     fn holds(&self) -> bool {
         if !self.entrance.in_force().authenticator.stands(&self.caller) {
             return false;
         }
         let view = self.fleet.view();
         match view.upstream(self.upstream.server.id.as_str()) {
-            Some(upstream) => match &self.demand {
-                Some(demand) => {
-                    matches!(upstream.policy.decide(&self.caller, demand), Verdict::Allowed { .. })
-                }
-                None => upstream.policy.sees(&self.caller),
-            },
-            None => true,
+            Some(upstream) => {
+                let demand = self.demand.as_ref().unwrap_or(&Demand::Session);
+                matches!(upstream.policy.decide(&self.caller, demand), Verdict::Allowed { .. })
+            }
+            None => !self.is_open_ended,
         }
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Tolls {
     flood: Flood,
     places: Places,
     gate: Gate,
+    /// Streams of one caller at once.
+    streams_max: u32,
     meters: Arc<Meters>,
 }
 
@@ -43,8 +45,8 @@ pub(super) struct Tally {
 #[derive(Debug)]
 pub(super) struct Held {
     _in_all: Permit,
-    /// How many calls at once its caller may have.
-    in_flight_max: Option<u32>,
+    /// The caller's place, taken before a body is read, so that nobody holds many with bodies that never come.
+    _own: Option<Place>,
     places: SmallVec<[Place; 3]>,
 }
 
@@ -54,8 +56,8 @@ pub(super) struct Use<'r> {
     pub(super) server: &'r Server,
     /// The tool that is called, by the name its server knows.
     pub(super) tool: Option<&'r str>,
-    /// Whether it counts among the calls at once. A stream that a client holds open to listen does not: with
-    /// `in_flight: 1` such a client could never call.
+    /// Whether it counts among the calls at once. A stream that a client holds open to listen counts among the streams:
+    /// with `in_flight: 1` such a client could never call, and a few of them would take everybody's places.
     pub(super) is_call: bool,
 }
 
@@ -63,8 +65,8 @@ pub(super) struct Use<'r> {
 type Whose<'w> = (u128, &'w str, &'w str);
 
 impl Tolls {
-    pub(super) fn new(buckets: Arc<Buckets>, gate: Gate, meters: Arc<Meters>) -> Self {
-        Self { buckets, flood: Flood::new(), places: Places::new(), gate, meters }
+    pub(super) fn new(buckets: Arc<Buckets>, gate: Gate, streams_max: u32, meters: Arc<Meters>) -> Self {
+        Self { buckets, flood: Flood::new(), places: Places::new(), gate, streams_max, meters }
     }
 
     /// A request from `address` has come: it is looked at only if its address is not flooding us and has a token.
@@ -80,8 +82,7 @@ impl Tolls {
         }
         if let Some(rate) = access.address_limit {
             let key = self.buckets.key(Layer::Address, &address);
-            tally.owed.push(Draw { key, rate, cost: 1, layer: Layer::Address });
-            self.look(tally)?;
+            self.look(tally, Draw { key, rate, cost: 1, layer: Layer::Address })?;
         }
         Ok(())
     }
@@ -103,19 +104,25 @@ impl Tolls {
         &self,
         access: &Access,
         caller: &Caller,
+        is_call: bool,
         tally: &mut Tally,
     ) -> Result<Held, Rejection> {
         // The caller's own limit, as a whole, or everybody's.
         let limit = caller.limit.or(access.limit).unwrap_or_default();
         if let Some(rate) = limit.rate {
             let key = self.buckets.key(Layer::Caller, &caller.id);
-            tally.owed.push(Draw { key, rate, cost: 1, layer: Layer::Caller });
+            self.look(tally, Draw { key, rate, cost: 1, layer: Layer::Caller })?;
         }
-        self.look(tally)?;
+        let whose = (caller.id, "", "");
+        let own = match limit.in_flight.filter(|_| is_call) {
+            None => None,
+            Some(max) => match self.places.enter(Layer::Caller, &whose, max) {
+                None => return Err(self.refuse(tally, Limited::InFlight(Layer::Caller))),
+                place => place,
+            },
+        };
         match self.gate.enter() {
-            Some(in_all) => {
-                Ok(Held { _in_all: in_all, in_flight_max: limit.in_flight, places: SmallVec::new() })
-            }
+            Some(in_all) => Ok(Held { _in_all: in_all, _own: own, places: SmallVec::new() }),
             None => Err(self.refuse(tally, Limited::Busy)),
         }
     }
@@ -133,7 +140,7 @@ impl Tolls {
             None => Ok(()),
             Some(max) => self.places.enter(layer, whose, max).map(|place| places.push(place)).ok_or(layer),
         };
-        let mut full = place(Layer::Caller, &(of.caller.id, "", ""), held.in_flight_max).err();
+        let mut full = None;
         let server = throttle.limit.map(|shared| (Layer::Server, shared, ""));
         let tool = tool.and_then(|(name, tool)| Some((Layer::Tool, tool.limit?, name.as_str())));
         for (layer, shared, tool) in [server, tool].into_iter().flatten() {
@@ -146,6 +153,14 @@ impl Tolls {
         }
         if let Some(layer) = full {
             return Err(self.refuse(tally, Limited::InFlight(layer)));
+        }
+        if !of.is_call {
+            let stream = self.places.enter(Layer::Caller, &(of.caller.id, "stream", ""), self.streams_max);
+            let (Some(stream), Some(in_all)) = (stream, self.gate.listen()) else {
+                return Err(self.refuse(tally, Limited::Streams));
+            };
+            places.push(stream);
+            (held._in_all, held._own) = (in_all, None);
         }
         self.settle(tally)?;
         held.places = places;
@@ -164,10 +179,12 @@ impl Tolls {
         }
     }
 
-    fn look(&self, tally: &mut Tally) -> Result<(), Rejection> {
-        match self.buckets.look(&tally.owed) {
+    /// A look into one more bucket, which is owed from now on.
+    fn look(&self, tally: &mut Tally, draw: Draw) -> Result<(), Rejection> {
+        match self.buckets.look(&[draw]) {
             Ok(decision) => {
                 tally.decision = decision;
+                tally.owed.push(draw);
                 Ok(())
             }
             Err(decision) => Err(self.refuse(tally, Limited::Tokens(decision))),

@@ -68,7 +68,7 @@ pub(super) async fn refuse(
         answer.headers.insert(header::WWW_AUTHENTICATE, challenge);
     }
     if let Some(decision) = &ctx.tally.decision {
-        super::rejection::rate_headers(&mut answer.headers, decision);
+        answer.headers.extend(decision.headers());
     }
     reply(session, ctx, answer, None).await;
     body::drain(session, rest).await;

@@ -330,3 +330,47 @@ async fn buckets_outlive_a_changed_catalog_and_a_changed_limit_applies_at_once()
     refused(&call(&alice, "echo").await, "server");
     gateway.stop();
 }
+
+/// Whoever listens takes no call's place, and nobody's bodies that never come take others' places.
+#[tokio::test]
+async fn listeners_and_half_bodies_leave_others_their_places() {
+    let more = "limits: {in_flight: 4, streams: 8, streams_per_caller: 2}\nlimit: {in_flight: 2}";
+    let fake = Fake::start(|seen| match seen.method.as_str() {
+        "GET" => {
+            Act::Stream(vec![Step::Send(json!({"jsonrpc": "2.0", "method": "notifications/x"})), Step::Hang])
+        }
+        _ => legacy(seen),
+    });
+    let catalog = json!({"servers": [{"id": "docs", "runtime": {"type": "remote-http", "url": fake.url()},
+        "health": {"type": "off"}}]});
+    let gateway = Gateway::with(&catalog.to_string()).conf(&conf(more)).start();
+    let (alice, _) = caller(&gateway, "docs", ALICE).initialize().await;
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let mut stream = alice.get_stream().await;
+        stream.message().await;
+        streams.push(stream);
+    }
+    let third = alice.clone().with("accept", "text/event-stream").send(Method::GET, Vec::new()).await;
+    assert_eq!(
+        (third.status, third.json()["error"]["data"]["reason"].as_str()),
+        (429, Some("too_many_streams"))
+    );
+    // She may still call, and so may others.
+    assert_eq!(call(&alice, "echo").await.status, 200);
+    let mut halves = Vec::new();
+    for _ in 0..4 {
+        use tokio::io::AsyncWriteExt as _;
+        let mut half = tokio::net::TcpStream::connect(gateway.address()).await.unwrap();
+        let head = format!(
+            "POST /servers/docs/mcp HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {BOB}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nContent-Length: 100\r\n\r\n{{"
+        );
+        half.write_all(head.as_bytes()).await.unwrap();
+        halves.push(half);
+    }
+    let since = std::time::Instant::now();
+    while call(&caller(&gateway, "docs", BOB), "echo").await.status != 429 {
+        assert!(since.elapsed() < SOON, "bob's two places are not taken");
+    }
+    assert_eq!(call(&alice, "echo").await.status, 200, "bob takes his own places only");
+}

@@ -277,6 +277,13 @@ async fn a_key_for_some_servers_sees_no_others() {
         assert_eq!(answer.json(), json!({"error": "Not Found", "message": "Server 'remote' not found"}));
         assert_eq!(answer.status, 404, "{line}");
     }
+    gateway.edit_catalog("servers:\n  - id: wrong\n    runtime: {type: nonsense}\n");
+    assert_eq!(ask(&gateway, "POST /admin/reload", Some(ALL)).await.status, 500);
+    for (key, is_told) in [(SOME, false), (ALL, true)] {
+        let stats = ask(&gateway, "GET /stats", Some(key)).await.json();
+        assert_eq!(stats.get("last_reload_failure").is_some(), is_told, "{stats}");
+    }
+    gateway.edit_catalog(&catalog().to_string());
     let reload = ask(&gateway, "POST /admin/reload", Some(SOME)).await;
     assert_eq!((reload.status, reload.json()["error"].as_str()), (403, Some("Forbidden")), "{reload:?}");
     assert_eq!(ask(&gateway, "POST /admin/reload", Some(ALL)).await.status, 200);

@@ -197,6 +197,51 @@ async fn a_server_without_anything_for_the_caller_is_not_there_at_any_door() {
     gateway.stop();
 }
 
+/// An answer of the control plane.
+async fn control(gateway: &Gateway, key: &str, line: &str) -> (u16, Value) {
+    let (verb, path) = line.split_once(' ').unwrap();
+    let door = Caller::new(&gateway.path(path)).with("x-api-key", key);
+    let answer = door.send(verb.parse().unwrap(), Vec::new()).await;
+    (answer.status, answer.json())
+}
+
+#[tokio::test]
+async fn who_may_use_a_part_of_a_server_neither_runs_it_nor_sees_how_it_is_run() {
+    let remote = Fake::start(fake::legacy);
+    let mut catalog: Value = serde_json::from_str(&catalog(&remote.url())).unwrap();
+    catalog["rules"][1]["servers"] = json!(["remote"]);
+    catalog["servers"][0]["metadata"] = json!({"team": "x"});
+    catalog["servers"][0]["env"] = json!({"PGHOST": "localhost"});
+    let gateway = Gateway::with(&catalog.to_string()).conf(CONF).start();
+    let forbidden = json!({"error": "Forbidden", "message": "starting and stopping needs every permission on the server"});
+    let hidden = ["env", "metadata", "process", "endpoints"];
+    for (key, server, is_whole) in
+        [(ALL, "docs", true), (ALL, "web", true), (ALL, "remote", false), (SOME, "docs", false)]
+    {
+        for verb in ["start", "stop"] {
+            let (status, body) = control(&gateway, key, &format!("POST /servers/{server}/{verb}")).await;
+            assert_eq!(status, if is_whole { 200 } else { 403 }, "{key} {server} {verb}");
+            assert!(is_whole || body == forbidden, "{body}");
+        }
+        let (status, shown) = control(&gateway, key, &format!("GET /servers/{server}")).await;
+        assert_eq!((status, shown["id"].as_str(), shown["status"].is_string()), (200, Some(server), true));
+        let runtime = shown["runtime"].as_object().unwrap();
+        assert_eq!((runtime.contains_key("type"), runtime.len() > 1), (true, is_whole), "{shown}");
+        assert_eq!(hidden.iter().any(|part| shown.get(part).is_some()), is_whole, "{shown}");
+    }
+    for (key, servers) in
+        [(ALL, vec!["docs", "remote", "web"]), (SOME, vec!["docs", "remote"]), (NONE, vec![])]
+    {
+        let stats = control(&gateway, key, "GET /stats").await.1;
+        let named: Vec<&str> = stats["servers"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!((&named, &stats["total_servers"]), (&servers, &json!(servers.len())), "{stats}");
+    }
+    for line in ["POST /servers/docs/start", "POST /servers/docs/stop", "GET /servers/docs"] {
+        assert_eq!(control(&gateway, NONE, line).await.0, 404, "{line}");
+    }
+    gateway.stop();
+}
+
 /// A legacy server that lists one thing too many, in the way that the page of the list says.
 fn lister(seen: &Seen) -> Act {
     let tools = json!([{"name": "secret"}, {"name": "echo", "title": "x"}]);

@@ -5,8 +5,9 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::client::{Answer, Caller, SOON, request};
-use crate::fake::{Act, Fake};
+use crate::fake::{Act, Fake, Step};
 use crate::gateway::Gateway;
+use crate::issuer::{Key, claims, key_set};
 
 const CONF: &str = r#"
 auth:
@@ -176,4 +177,58 @@ async fn a_service_that_is_away_is_an_error_of_ours() {
     let answer = get(&Caller::new(&gateway.path("/servers/docs/raw/x"))).await;
     assert!([502, 503].contains(&answer.status), "{answer:?}");
     assert!(!answer.body.contains(&away.to_string()) && answer.json()["error"].is_string(), "{answer:?}");
+}
+
+/// A stream that is open at a raw upstream gives nothing more to a caller whose key was taken away.
+#[tokio::test]
+async fn a_key_taken_away_ends_what_is_open() {
+    let events = || (0..2000).map(|n| Step::Send(json!({"n": n}))).collect::<Vec<_>>();
+    let (gateway, fake) = before(move || {
+        let mut steps = vec![Step::Send(json!({"first": true})), Step::Gate];
+        steps.extend(events());
+        steps.push(Step::Hang);
+        Act::Stream(steps)
+    });
+    let mut stream = alice(&gateway, "/servers/docs/raw/x").get_stream().await;
+    assert_eq!(stream.message().await, json!({"first": true}));
+    gateway.edit_conf(&CONF.replace(ALICE, "another-key-0123456789abcdef"));
+    let since = std::time::Instant::now();
+    while get(&alice(&gateway, "/servers/other/raw/x")).await.status != 401 {
+        assert!(since.elapsed() < SOON, "{}", gateway.log());
+        tokio::task::yield_now().await;
+    }
+    fake.release();
+    assert!(stream.next().await.is_none(), "what comes after the key is gone is not passed on");
+    gateway.wait_for_log("its audit line", SOON, |line| {
+        (line["type"] == "audit" && line["reason"] == "revoked").then_some(())
+    });
+}
+
+/// Rules speak of raw upstreams as well: a token that lacks the scopes is told which, and sends nothing through.
+#[tokio::test]
+async fn a_token_without_the_scopes_goes_nowhere() {
+    let fake = Fake::start(|_| fine());
+    let catalog = json!({
+        "servers": [{"id": "docs", "runtime": {"type": "raw-http", "url": fake.url()}, "health": {"type": "off"}}],
+        "rules": [{"allow": ["*"], "who": {"scopes": ["raw:use"]}, "servers": ["docs"]}],
+    });
+    let (folder, key) = (tempfile::tempdir().unwrap(), Key::new("k1"));
+    let keys = folder.path().join("keys.json");
+    std::fs::write(&keys, key_set(&[&key]).to_string()).unwrap();
+    let issuer = json!({"issuer": "https://login.example.com", "audience": "gw", "algorithms": ["ES256"],
+        "jwks_file": keys, "servers": ["*"]});
+    let conf = json!({"auth": {"issuers": [issuer]}, "drain": "5s"}).to_string();
+    let gateway = Gateway::with(&catalog.to_string()).conf(&conf).start();
+    let token =
+        |scope: &str| key.sign(&claims("https://login.example.com", "gw", "ann", json!({"scope": scope})));
+    let ask = |scope: &str| {
+        let caller = Caller::new(&gateway.path("/servers/docs/raw/x"));
+        caller.with("authorization", &format!("Bearer {}", token(scope)))
+    };
+    let without = get(&ask("none")).await;
+    assert_eq!(without.status, 403, "{without:?}");
+    let challenge = without.header("www-authenticate").unwrap_or_default();
+    assert!(challenge.contains("insufficient_scope") && challenge.contains("raw:use"), "{without:?}");
+    assert!(fake.seen().is_empty(), "{:?}", fake.seen());
+    assert_eq!(get(&ask("raw:use")).await.status, 200, "and with them it does");
 }

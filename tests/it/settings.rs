@@ -36,6 +36,11 @@ async fn status(gateway: &Gateway, key: &str) -> u16 {
     caller.send(Method::GET, Vec::new()).await.status
 }
 
+async fn reload(gateway: &Gateway) -> u16 {
+    let caller = Caller::new(&gateway.path("/admin/reload")).with("x-api-key", OLD);
+    caller.send(Method::POST, Vec::new()).await.status
+}
+
 /// Waits until that key is answered so.
 #[track_caller]
 fn becomes(gateway: &Gateway, key: &'static str, wanted: u16) -> impl Future<Output = ()> {
@@ -90,6 +95,16 @@ async fn a_wrong_file_and_one_without_credentials_change_nothing() {
     assert_eq!(status(&gateway, OLD).await, 200);
     let stranger = Caller::new(&gateway.path("/servers/local")).send(Method::GET, Vec::new()).await;
     assert_eq!(stranger.status, 401, "nobody is let in by a file that forgot its keys");
+    assert_eq!(reload(&gateway).await, 500, "no credential left");
+    let gone =
+        "{issuer: 'https://i', audience: a, algorithms: [RS256], jwks_file: keys.json, servers: [local]}";
+    std::fs::write(gateway.home().join("keys.json"), r#"{"keys": [{"kty": "oct", "k": "AA"}]}"#).unwrap();
+    let with_issuer = conf(OLD, "").replace("auth: {", &format!("auth: {{issuers: [{gone}], "));
+    edit(&gateway, &with_issuer);
+    assert_eq!(reload(&gateway).await, 500, "an issuer's keys are none: {}", gateway.log());
+    said(&gateway, "keys of issuer");
+    edit(&gateway, &conf(OLD, ""));
+    assert_eq!(reload(&gateway).await, 200);
     gateway.stop();
 }
 

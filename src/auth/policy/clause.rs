@@ -1,7 +1,7 @@
 //! One rule, ready to be matched: bits for actions and kinds, sorted words, prepared patterns.
 //! Not here: how rules decide together (`policy`).
 
-use super::uri::Name;
+use super::uri::{Name, bare_pattern};
 use super::{Caller, Demand, ItemKind};
 use crate::auth::CallerKind;
 use crate::catalog::{Effect, Globs, Items, Matcher, Rule, covers, overlap};
@@ -74,7 +74,11 @@ impl Clause {
             items: match &rule.items {
                 Items::All => None,
                 Items::Only { tools, prompts, resources } => {
-                    Some([Matcher::new(tools), Matcher::new(prompts), Matcher::new(resources)])
+                    let resources = match rule.effect {
+                        Effect::Allow => Matcher::new(resources),
+                        Effect::Deny => Matcher::new(&with_bare(resources)),
+                    };
+                    Some([Matcher::new(tools), Matcher::new(prompts), resources])
                 }
             },
             rule: rule.clone(),
@@ -157,14 +161,15 @@ impl Clause {
     /// Whether the rule is about an item in every spelling of its name: what gives has to give all of them.
     pub(super) fn is_about_both(&self, kind: ItemKind, name: &Name<'_>) -> bool {
         self.items(kind).is_none_or(|items| {
-            items.matches(name.written) && name.plain.as_deref().is_none_or(|plain| items.matches(plain))
+            items.matches(name.written) && name.plain.iter().all(|plain| items.matches(plain))
         })
     }
 
     /// Whether the rule is about an item in any spelling of its name: what takes one takes the item.
     pub(super) fn is_about_either(&self, kind: ItemKind, name: &Name<'_>) -> bool {
         self.items(kind).is_none_or(|items| {
-            items.matches(name.written) || name.plain.as_deref().is_some_and(|plain| items.matches(plain))
+            let mut others = name.plain.iter().chain(&name.bare);
+            items.matches(name.written) || others.any(|other| items.matches(other))
         })
     }
 
@@ -218,6 +223,12 @@ impl Clause {
             (Items::Only { resources, .. }, ItemKind::Resource) => resources.patterns(),
         }
     }
+}
+
+/// Patterns of URIs, and their bare spellings.
+fn with_bare(globs: &Globs) -> Globs {
+    let bare = globs.patterns().iter().filter_map(|pattern| bare_pattern(pattern));
+    Globs::new(globs.patterns().iter().cloned().chain(bare).collect())
 }
 
 /// What a rule without items says of each kind.

@@ -193,6 +193,31 @@ fn another_spelling_of_a_uri_evades_no_rule() {
         &anybody,
         &[(resource("file:///srv/a%20b"), "yes"), (resource("file:///srv/{path}"), "yes")],
     );
+    let host = rules(
+        "  - {allow: '*'}\n  - {deny: [read], resources: ['https://a.example:443/b/', 'https://b.example/*']}\n",
+    );
+    for uri in [
+        "https://a.example/b",
+        "https://me@A.example./b/?#c",
+        "https://b.example:443/x",
+        "https://b.example%2fx",
+    ] {
+        check(&host, &anybody, &[(resource(uri), "no")]);
+    }
+    check(
+        &host,
+        &anybody,
+        &[(resource("https://a.example/bc"), "yes"), (resource("https://a.example:8443/b"), "yes")],
+    );
+    let public = rules("  - {allow: '*', resources: ['https://a.example/pub/*']}\n");
+    for uri in [
+        "https://a.example/pub/../secret?/../pub/x",
+        "https://a.example/pub/x?/../../secret",
+        "https://a.example/pub/%252e%252e/x",
+    ] {
+        check(&public, &anybody, &[(resource(uri), "no")]);
+    }
+    check(&public, &anybody, &[(resource("https://a.example/pub/x/?y=z#f"), "yes")]);
     let several = |uris: &[&str]| Demand::Resources(uris.iter().map(|uri| (*uri).into()).collect());
     check(
         &policy,

@@ -8,7 +8,8 @@ use crate::conf::Limit;
 fn everybody(entrance: &Entrance) -> Vec<Arc<Caller>> {
     let in_force = entrance.in_force();
     let none = HeaderMap::new();
-    let certificate = Some(CertificateNames { subject: "CN=ci", common_name: Some("ci"), sans: &[] });
+    let certificate =
+        Some(CertificateNames { subject: "CN=ci", common_name: Some("ci"), sans: &[], expires: None });
     let token = Signer::Secret.token(&json!({"alg": "HS256"}), &claims(|_| {}));
     vec![
         by_token(&in_force.authenticator, "key-of-ops").unwrap(),
@@ -46,13 +47,15 @@ fn check(change: impl FnOnce(&mut Access), want: [bool; 5]) {
 #[test]
 fn what_stays_stands() {
     check(|_| {}, [true; 5]);
-    // A limit acts on the next call; a token's is read when its issuer is.
+    // A limit acts on the next call.
     let limit = Some(Limit { rate: None, in_flight: Some(1) });
     check(
         |access| {
             access.limit = limit;
             access.auth.keys[0].grant.limit = limit;
             access.auth.anonymous.as_mut().unwrap().limit = limit;
+            access.auth.issuers[0].grant.limit = limit;
+            access.auth.issuers[0].claims.limit_class = Some("plan".into());
         },
         [true; 5],
     );

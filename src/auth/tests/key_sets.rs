@@ -182,6 +182,29 @@ async fn a_new_key_is_fetched_and_a_withdrawn_one_ends() {
 }
 
 #[tokio::test]
+async fn another_key_of_the_same_name_is_fetched_and_bad_signatures_cost_one_request_in_all() {
+    let (old, new) = (Signer::p256(), Signer::p256());
+    let place = Place::new(&[old.jwk("a")]).await;
+    let access = access_to(&old, place.keys());
+    let authenticator = Authenticator::with_cool_down(&access, TOKENS_MAX, LONG).unwrap();
+    with_keys(&place, &authenticator, async {
+        let caller = get_in(&authenticator, &named(&old, "a")).await.unwrap();
+        place.hold(&[new.jwk("a")]);
+        get_in(&authenticator, &named(&new, "a")).await.unwrap();
+        assert!(!authenticator.stands(&caller), "its key is gone");
+        assert_eq!(place.fetches(), 2);
+        let forger = Signer::p256();
+        for number in 0..100 {
+            let token =
+                forger.token(&json!({"alg": "ES256", "kid": "a"}), &claims(|c| c["n"] = json!(number)));
+            assert_eq!(get_in(&authenticator, &token).await.unwrap_err(), AuthError::Invalid);
+        }
+        assert_eq!(place.fetches(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_last_good_set_stays() {
     let signer = Signer::ed25519();
     let place = Place::new(&[signer.jwk("a")]).await;
@@ -343,4 +366,26 @@ fn tokens_are_remembered_up_to_a_bound() {
     let none = Authenticator::new(&access, 0).unwrap();
     let first = by_token(&none, &one).unwrap();
     assert!(!Arc::ptr_eq(&first, &by_token(&none, &one).unwrap()));
+}
+
+#[tokio::test]
+async fn an_issuer_keeps_its_keys_while_they_are_at_the_same_place() {
+    let signer = Signer::p256();
+    let place = Place::new(&[signer.jwk("a")]).await;
+    let access = access_to(&signer, place.keys());
+    let before = Authenticator::new(&access, TOKENS_MAX).unwrap();
+    let token = named(&signer, "a");
+    let caller = with_keys(&place, &before, get_in(&before, &token)).await.unwrap();
+    let mut other = access.clone();
+    other.auth.issuers[0].grant.limit = Some(conf::Limit { rate: None, in_flight: Some(1) });
+    let limited = before.successor(&other).unwrap();
+    before.give_way_to(&limited);
+    assert!(limited.stands(&caller), "a limit ends nothing");
+    // Nobody reads keys here: they are those that were there.
+    assert_eq!(get_in(&limited, &token).await.unwrap().limit.unwrap().in_flight, Some(1));
+    other.auth.issuers[0].grant.scopes = vec!["x".into()];
+    let scoped = limited.successor(&other).unwrap();
+    limited.give_way_to(&scoped);
+    assert!(!scoped.stands(&caller), "it is good for something else now");
+    assert!(scoped.stands(&get_in(&scoped, &token).await.unwrap()));
 }

@@ -106,6 +106,8 @@ impl Checker<'_> {
             keepalive: self.positive(raw.keepalive.as_ref()),
             write_timeout: self.positive(raw.write_timeout.as_ref()),
             in_flight_max: self.count(raw.in_flight.as_ref()),
+            streams_max: self.count(raw.streams.as_ref()),
+            streams_per_caller_max: self.count(raw.streams_per_caller.as_ref()),
             buckets_max: self.count(raw.buckets.as_ref()),
             line_bytes_max: self.size(raw.line.as_ref()),
             child_pending_max: self.count(raw.child_pending.as_ref()),

@@ -96,7 +96,7 @@ pub(in crate::conf) struct RawIssuer {
     pub(in crate::conf) jwks_url: Option<At<String>>,
     /// Where in a token is what. A name with dots leads into objects.
     pub(in crate::conf) claims: Option<RawClaims>,
-    /// Servers a token may use whose claims name none: ids, or `*` for all. An empty list allows none.
+    /// Servers its tokens may use: ids, or `*` for all. An empty list allows none. Claims narrow it, and add nothing.
     pub(in crate::conf) servers: Option<At<Vec<At<String>>>>,
     /// Scopes of a token whose claims name none, for rules of the catalog. Default: none.
     pub(in crate::conf) scopes: Option<Vec<At<String>>>,
@@ -157,7 +157,7 @@ pub(in crate::conf) struct RawJwt {
     pub(in crate::conf) issuer: Option<At<String>>,
     /// The `aud` that a token must carry. Default: any.
     pub(in crate::conf) audience: Option<String>,
-    /// Servers a token may use if it has no claim `servers` of its own: ids, or `*` for all.
+    /// Servers a token may use: ids, or `*` for all. A claim `servers` of its own narrows it, and adds nothing.
     pub(in crate::conf) servers: Option<At<Vec<At<String>>>>,
 }
 

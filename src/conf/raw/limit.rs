@@ -96,6 +96,13 @@ pub(in crate::conf) struct RawLimits {
     /// stays below a GiB.
     #[schemars(extend("default" = 10000))]
     pub(in crate::conf) in_flight: Option<At<usize>>,
+    /// Streams that clients hold open to listen, in the whole process: they take no call's place. At some 45 KiB each
+    /// this stays below a GiB.
+    #[schemars(extend("default" = 20000))]
+    pub(in crate::conf) streams: Option<At<usize>>,
+    /// The same of one caller: so that one key, shared by many clients, still leaves room for others.
+    #[schemars(extend("default" = 6000))]
+    pub(in crate::conf) streams_per_caller: Option<At<u32>>,
     /// Callers whose token bucket is remembered; about 100 bytes each.
     #[schemars(extend("default" = 1000000))]
     pub(in crate::conf) buckets: Option<At<usize>>,

@@ -8,8 +8,28 @@ use crate::auth::AuthError;
 use crate::mcp::Code;
 use crate::telemetry::Outcome;
 
-/// The row of a credential that is none.
-pub(super) fn row(error: AuthError) -> Row {
+/// Why nobody is authenticated.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::proxy) struct Unauthenticated {
+    pub(in crate::proxy) error: AuthError,
+    /// Whether what came looks like a token, and no key.
+    pub(in crate::proxy) token: bool,
+}
+
+impl Unauthenticated {
+    /// Contract 001 has 403 for a wrong key. It knows no tokens; RFC 6750 section 3.1 has 401 for those.
+    pub(super) fn as_the_contract_says(self, row: &mut Row) {
+        if !self.token && matches!(self.error, AuthError::Invalid | AuthError::Expired) {
+            row.status = StatusCode::FORBIDDEN;
+        }
+    }
+
+    pub(super) fn row(self) -> Row {
+        row(self.error)
+    }
+}
+
+fn row(error: AuthError) -> Row {
     let row = |status, code, reason, words: &str| Row {
         status,
         code,
