@@ -86,7 +86,8 @@ impl Proxy {
         ctx.record.client = Some(client::address(connection, &request.headers));
         let door = Door::find(request).open_to(&connection.listener.doors, request.uri.path());
         ctx.record.door = door.name();
-        if door.is_for_pages() {
+        ctx.is_for_pages = door.is_for_pages();
+        if ctx.is_for_pages {
             ctx.origin = cors::origin(&connection.listener, request);
         }
         let inspected = self.look_at_head(connection, request, ctx, &door);
@@ -148,6 +149,8 @@ pub struct Ctx {
     broken: AtomicBool,
     /// The pace of a forwarded body, from its first piece on.
     pace: Option<Pace>,
+    /// Whether the door answers pages.
+    is_for_pages: bool,
     /// The page that may read the answer.
     origin: Option<HeaderValue>,
 }
@@ -182,6 +185,7 @@ impl ProxyHttp for Proxy {
             tally: Tally::default(),
             broken: AtomicBool::new(false),
             pace: None,
+            is_for_pages: false,
             origin: None,
         }
     }

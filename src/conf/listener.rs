@@ -22,7 +22,7 @@ pub struct Listener {
     pub networks: Option<Vec<IpNet>>,
     /// `Host` values accepted besides addresses and loopback names.
     pub hosts: Vec<String>,
-    /// `Origin` values accepted besides loopback ones.
+    /// Pages' origins accepted besides that of `public_url`, and besides loopback ones where `address` is one.
     pub origins: Vec<String>,
     /// Scheme and authority under which clients reach it, without a path; for OAuth metadata and audiences.
     pub public_url: Option<Uri>,

@@ -43,10 +43,11 @@ pub(super) struct RawConf {
     #[schemars(extend("x-example" = ["10.0.0.0/8", "192.0.2.7"]))]
     pub(super) networks: Option<At<Vec<At<String>>>>,
     /// Values of the `Host` header to accept besides the address listened on and loopback names. Others are
-    /// refused, because a web page could rebind its name to the gateway.
+    /// refused, because a web page could rebind its name to the gateway. What pages of these names may do, `origins` says.
     #[schemars(extend("x-example" = ["mcp.example.com"]))]
     pub(super) hosts: Option<Vec<At<String>>>,
-    /// Values of the `Origin` header to accept besides loopback ones; exact, such as `https://app.example.com`.
+    /// Origins of web pages that may call: scheme, host and port, such as `https://app.example.com`. The origin of
+    /// `public_url` is accepted besides, and loopback ones where the gateway listens on a loopback address.
     #[schemars(extend("x-example" = ["https://app.example.com"]))]
     pub(super) origins: Option<Vec<At<String>>>,
     /// Scheme and authority under which clients reach the gateway, without a path. Its host is accepted in `Host`, and

@@ -41,7 +41,8 @@ impl Bound {
         let address = socket.local_addr().map_err(failed)?;
         let instead_of = instead.map(|_| listener.address);
         Ok(Self {
-            listener: Arc::new(listener.clone()),
+            // Who may call depends on where it really listens.
+            listener: Arc::new(Listener { address, ..listener.clone() }),
             address,
             instead_of,
             socket,

@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header;
 use pingora_proxy::Session;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::rejection::Rejection;
+use super::rejection::{Limited, Rejection};
 use crate::conf::Limits;
 
 /// The whole body. A declared length over the limit is refused before a byte of it is read.
@@ -90,12 +90,35 @@ impl Pace {
     }
 }
 
-/// Leaves an unread body behind a refusal. Pingora reads it away after the answer, for a bounded time, so that a client
-/// that is still writing sees the answer and not a reset, and the connection can be used again. Where no more of the
-/// body will come, or none that could be read, the connection ends with the answer.
-pub(super) fn leave(session: &mut Session, readable: bool) {
+/// What becomes of a body behind a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// A little of it is read away, so that the connection can be used again if that was all.
+    Drained,
+    /// None of it is read, and the connection ends with the answer.
+    Left,
+    /// The same at once: whoever floods us is not waited for.
+    Cut,
+}
+
+impl Rest {
+    /// What becomes of the body behind this refusal.
+    pub(super) fn behind(rejection: &Rejection) -> Self {
+        match rejection {
+            Rejection::BodyBroken | Rejection::BodyTooSlow | Rejection::Limited(Limited::Flood) => Self::Cut,
+            Rejection::BodyTooLarge { .. } => Self::Left,
+            _ => Self::Drained,
+        }
+    }
+}
+
+/// Says in the answer whether the connection goes on after it, before it is written. It ends where more of the body
+/// will come than is read away, none will come any more, or none that could be read.
+pub(super) fn leave(session: &mut Session, rest: Rest) {
     let awaited = session.req_header().headers.contains_key(header::EXPECT) && session.body_bytes_read() == 0;
-    if readable && (!awaited || session.is_body_done()) {
+    let left = declared(session).unwrap_or_default().saturating_sub(session.body_bytes_read());
+    let short = session.is_body_done() || !awaited && left <= DRAIN_BYTES_MAX;
+    if rest == Rest::Drained && short {
         session.downstream_session.set_close_on_response_before_downstream_finish(false);
     } else {
         session.set_keepalive(None);
@@ -110,22 +133,46 @@ fn begun(first: &[u8], length: usize) -> BytesMut {
 }
 
 /// What is read away behind a refusal. A client that has more to send finds the connection closed.
-const DRAIN_BYTES_MAX: usize = 16 << 20;
+const DRAIN_BYTES_MAX: usize = 64 * 1024;
 /// How long it may take.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a connection that ends before its client has sent everything stays open for reading the answer: what
+/// arrives at a closed one is answered with a reset, which may overtake the answer.
+const LINGER: Duration = Duration::from_millis(500);
 
-/// Reads away what a refused client goes on to send, so that it sees the answer and the connection can be used again.
-/// Pingora's own draining has no bound in bytes.
-pub(super) async fn drain(session: &mut Session) {
-    let until = Instant::now() + DRAIN_TIME_MAX;
+/// Ends a refusal after its answer: reads away what is left of a short body, and lets the client of a longer one see
+/// the answer before the connection ends. Pingora's own draining has no bound in bytes.
+pub(super) async fn drain(session: &mut Session, rest: Rest) {
+    if rest == Rest::Cut || session.is_body_done() || session.is_http2() {
+        return;
+    }
+    if session.get_keepalive().is_some() {
+        let until = Instant::now() + DRAIN_TIME_MAX;
+        if read_away(session, until).await {
+            return;
+        }
+        session.set_keepalive(None);
+    }
+    if session.body_bytes_read() == 0 && session.req_header().headers.contains_key(header::EXPECT) {
+        // The client waits for a word before it sends anything, and has got it.
+        return;
+    }
+    // It sees that no more will come. A client that goes on writing meets a full window, not a reset.
+    session.downstream_session.shutdown().await;
+    sleep(LINGER).await;
+}
+
+/// Whether that was all.
+async fn read_away(session: &mut Session, until: Instant) -> bool {
     let mut bytes = 0;
-    while session.get_keepalive().is_some() && !session.is_body_done() {
+    while !session.is_body_done() {
         match timeout_at(until, session.downstream_session.read_request_body()).await {
             Ok(Ok(Some(piece))) if bytes < DRAIN_BYTES_MAX => bytes += piece.len(),
-            Ok(Ok(None)) => return,
-            _ => session.set_keepalive(None),
+            Ok(Ok(None)) => return true,
+            _ => return false,
         }
     }
+    true
 }
 
 fn declared(session: &Session) -> Option<usize> {

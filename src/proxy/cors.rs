@@ -1,5 +1,5 @@
 //! What a browser is told about pages that may call (Fetch, section 3.2): preflights and the headers of every answer.
-//! Not here: which pages may (`names`). Nobody else sees any of these headers.
+//! Not here: which pages may (`names`). Nobody else sees any of these headers, but that answers vary by origin.
 //!
 //! The origin that is named is one of the listener's own list or a loopback one, never a wildcard; and credentials mode
 //! is never allowed, because nothing here is a cookie's.
@@ -67,10 +67,13 @@ fn request_headers(asked: &HeaderMap) -> String {
     allowed
 }
 
-/// Lets the page of `origin` read an answer.
-pub(super) fn tell(answer: &mut HeaderMap, origin: &HeaderValue) {
-    answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-    answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, ANSWER_HEADERS);
+/// Lets the page of `origin` read an answer. Caches are told that it depends on the page, even where none asked: they
+/// would give the answer to one that may not read it, or that could not read it any more.
+pub(super) fn tell(answer: &mut HeaderMap, origin: Option<&HeaderValue>) {
+    if let Some(origin) = origin {
+        answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, ANSWER_HEADERS);
+    }
     answer.entry(header::VARY).or_insert(HeaderValue::from_static("Origin"));
 }
 

@@ -44,16 +44,33 @@ fn host_is_listed(listener: &Listener, host: &str) -> bool {
         })
 }
 
+/// An origin counts as a whole: what another port of a host of ours serves, or the same port without TLS, may be
+/// somebody else's. Pages of the listener's own machine may call a listener that only this machine reaches.
 fn origin_is_ours(listener: &Listener, origin: &str) -> bool {
-    if listener.origins.iter().any(|known| known.eq_ignore_ascii_case(origin)) {
+    let Some((scheme, host)) = parts(origin) else { return false };
+    let is = |(known_scheme, known_host): (&str, &str)| {
+        known_scheme.eq_ignore_ascii_case(scheme) && known_host.eq_ignore_ascii_case(host)
+    };
+    let public = listener.public_url.as_ref();
+    let public = public.and_then(|url| Some((url.scheme_str()?, url.authority()?.as_str())));
+    if public.is_some_and(is) || listener.origins.iter().filter_map(|known| parts(known)).any(is) {
         return true;
     }
-    let Some((scheme, host)) = origin.split_once("://") else { return false };
-    let name = without_port(host);
-    let plain = !host.contains(['/', '?', '#', '@']);
-    plain
+    listener.address.ip().to_canonical().is_loopback()
         && ["http", "https"].iter().any(|known| known.eq_ignore_ascii_case(scheme))
-        && (is_loopback(name) || host_is_listed(listener, name))
+        && !host.contains(['/', '?', '#', '@'])
+        && is_loopback(without_port(host))
+}
+
+/// Scheme and authority of an origin, without the port that goes without saying.
+fn parts(origin: &str) -> Option<(&str, &str)> {
+    let (scheme, host) = origin.split_once("://")?;
+    let port = match scheme {
+        _ if scheme.eq_ignore_ascii_case("https") => ":443",
+        _ if scheme.eq_ignore_ascii_case("http") => ":80",
+        _ => "",
+    };
+    Some((scheme, host.strip_suffix(port).unwrap_or(host)))
 }
 
 fn without_port(host: &str) -> &str {
@@ -83,11 +100,16 @@ mod tests {
 
     #[track_caller]
     fn check_one(host: &str, origin: Option<&str>, want: bool) {
+        check_at([127, 0, 0, 1], host, origin, want);
+    }
+
+    #[track_caller]
+    fn check_at(address: [u8; 4], host: &str, origin: Option<&str>, want: bool) {
         let listener = Listener {
             hosts: vec!["gw.example.com".into()],
             origins: vec!["https://app.example.com".into()],
             public_url: Some(Uri::from_static("https://mcp.example.com:8443")),
-            ..Listener::plain("main", ([127, 0, 0, 1], 0).into())
+            ..Listener::plain("main", (address, 0).into())
         };
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, host.parse().unwrap());
@@ -120,8 +142,8 @@ mod tests {
             "http://localhost:3000",
             "https://127.0.0.1",
             "https://app.example.com",
-            "https://GW.example.com",
-            "https://mcp.example.com:8443",
+            "HTTPS://APP.example.com:443",
+            "https://MCP.example.com:8443",
         ] {
             check_one("localhost", Some(origin), true);
         }
@@ -131,11 +153,24 @@ mod tests {
             "http://localhost.evil.example",
             "https://app.example.com.evil.example",
             "http://app.example.com",
+            "https://app.example.com:8443",
+            "https://mcp.example.com",
+            "http://mcp.example.com:8443",
+            "https://mcp.example.com:443",
+            "https://mcp.example.com:8443/",
+            // A name to be called under makes no page of that name ours.
+            "https://gw.example.com",
+            "http://gw.example.com",
             "http://localhost@evil.example",
             "file://localhost",
             "http://10.1.2.3",
         ] {
             check_one("localhost", Some(origin), false);
         }
+        for origin in ["http://localhost:3000", "https://127.0.0.1", "http://[::1]"] {
+            check_at([0, 0, 0, 0], "localhost", Some(origin), false);
+            check_at([192, 0, 2, 1], "localhost", Some(origin), false);
+        }
+        check_at([192, 0, 2, 1], "localhost", Some("https://app.example.com"), true);
     }
 }

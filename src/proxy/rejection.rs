@@ -296,11 +296,6 @@ impl Rejection {
         self.row().outcome
     }
 
-    /// Whether what the client has yet to send of its body can still be read.
-    pub(super) fn leaves_body_readable(&self) -> bool {
-        !matches!(self, Self::BodyBroken | Self::BodyTooSlow)
-    }
-
     fn id(&self) -> Option<&Id> {
         match self {
             Self::Malformed(malformed) => malformed.id.as_ref(),

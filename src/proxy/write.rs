@@ -61,7 +61,8 @@ pub(super) async fn refuse(
     ctx.record.outcome = Some(rejection.outcome());
     ctx.record.reason = Some(rejection.reason());
     tracing::debug!(request_id = ctx.record.request_id(), reason = rejection.reason(), "refused");
-    body::leave(session, rejection.leaves_body_readable());
+    let rest = body::Rest::behind(rejection);
+    body::leave(session, rest);
     let mut answer = rejection.render(style, ctx.record.request_id());
     if let Some(challenge) = challenge {
         answer.headers.insert(header::WWW_AUTHENTICATE, challenge);
@@ -70,15 +71,15 @@ pub(super) async fn refuse(
         answer.headers.extend(decision.headers());
     }
     reply(session, ctx, answer, None).await;
-    body::drain(session).await;
+    body::drain(session, rest).await;
     Ok(())
 }
 
 /// Writes a reply. A client that is gone is no error: there is nobody to tell.
 pub(super) async fn reply(session: &mut Session, ctx: &mut Ctx, reply: Reply, watching: Option<Watching>) {
     let Reply { status, mut headers, body } = reply;
-    if let Some(origin) = &ctx.origin {
-        cors::tell(&mut headers, origin);
+    if ctx.is_for_pages {
+        cors::tell(&mut headers, ctx.origin.as_ref());
     }
     match body {
         Body::Whole(body) => {

@@ -23,7 +23,7 @@ pub(in crate::conf) struct RawListener {
     pub(in crate::conf) networks: Option<At<Vec<At<String>>>>,
     /// Values of the `Host` header to accept.
     pub(in crate::conf) hosts: Option<Vec<At<String>>>,
-    /// Values of the `Origin` header to accept.
+    /// Origins of web pages that may call.
     pub(in crate::conf) origins: Option<Vec<At<String>>>,
     /// Scheme and authority under which clients reach it.
     pub(in crate::conf) public_url: Option<At<String>>,

@@ -9,7 +9,7 @@ use crate::naive::Naive;
 use crate::recorder::{Believes, Recorder};
 use crate::wire::{Heard, PATIENCE, Wire, once};
 
-const CONF: &str = "hosts: [gw.example.com]\norigins: [\"https://app.example.com\"]\ndrain: 5s\n";
+const CONF: &str = "hosts: [gw.example.com]\norigins: [\"https://app.example.com\"]\npublic_url: \"https://mcp.example.com:8443\"\ndrain: 5s\n";
 const CALL: &str =
     r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"n":"x"}}}"#;
 const ACCEPT: &str = "accept: application/json, text/event-stream\r\n";
@@ -65,7 +65,7 @@ const EVIL_HOSTS: [&str; 17] = [
     "",
 ];
 
-const EVIL_ORIGINS: [&str; 23] = [
+const EVIL_ORIGINS: [&str; 29] = [
     "http://evil.example",
     "https://evil.example",
     "null",
@@ -75,6 +75,12 @@ const EVIL_ORIGINS: [&str; 23] = [
     "https://xapp.example.com",
     "http://app.example.com",
     "https://app.example.com:8443",
+    "https://gw.example.com",
+    "http://gw.example.com",
+    "https://gw.example.com:8443",
+    "https://mcp.example.com",
+    "http://mcp.example.com:8443",
+    "https://mcp.example.com:9443",
     "https://app.example.com.",
     "https://app.example.com@evil.example",
     "https://app.example.com/",
@@ -91,20 +97,25 @@ const EVIL_ORIGINS: [&str; 23] = [
     "",
 ];
 
-const GOOD_ORIGINS: [&str; 5] = [
+const GOOD_ORIGINS: [&str; 6] = [
     "https://app.example.com",
     "HTTPS://APP.EXAMPLE.COM",
+    "https://mcp.example.com:8443",
     "http://localhost:3000",
     "http://127.0.0.1",
     "http://[::1]:8080",
 ];
 
-fn gateway(recorder: &Recorder) -> Gateway {
-    let catalog = json!({"servers": [
+fn catalog(recorder: &Recorder) -> String {
+    json!({"servers": [
         {"id": "raw", "runtime": {"type": "raw-http", "url": recorder.url("/base/")}, "health": {"type": "off"}},
         {"id": "mcp", "runtime": {"type": "remote-http", "url": recorder.url("/mcp")}, "health": {"type": "off"}},
-    ]});
-    Gateway::with(&catalog.to_string()).conf(CONF).start()
+    ]})
+    .to_string()
+}
+
+fn gateway(recorder: &Recorder) -> Gateway {
+    Gateway::with(&catalog(recorder)).conf(CONF).start()
 }
 
 fn request((method, path, headers, body): (&str, &str, &str, &str), host: &str, more: &str) -> String {
@@ -112,6 +123,16 @@ fn request((method, path, headers, body): (&str, &str, &str, &str), host: &str, 
         "{method} {path} HTTP/1.1\r\nhost: {host}\r\n{ACCEPT}{headers}{more}content-length: {}\r\n\r\n{body}",
         body.len()
     )
+}
+
+/// Doors that pages are meant to call.
+fn is_for_pages(path: &str) -> bool {
+    ["/servers/mcp/mcp", "/mcp", "/rpc"].contains(&path)
+}
+
+/// Whether caches are told that the answer depends on the page.
+fn varies(heard: &Heard) -> bool {
+    heard.header("vary").is_some_and(|vary| vary.contains("origin"))
 }
 
 /// What a page must not see.
@@ -176,7 +197,11 @@ fn s07_listed_pages_may_call_and_read_and_nobody_else_is_told() {
     for door in answering() {
         let name = format!("{} {}", door.0, door.1);
         let plain = once(address, &request(door, "GW.example.com:4444", ""));
-        card.check(&format!("{name} without an origin"), plain.status != 403 && !shared(&plain), &plain);
+        let holds = plain.status != 403 && !shared(&plain) && (varies(&plain) || !is_for_pages(door.1));
+        card.check(&format!("{name} without an origin"), holds, &plain);
+        let other = once(address, &request(door, "localhost", "origin: http://evil.example\r\n"));
+        let holds = other.status == 403 && (varies(&other) || !is_for_pages(door.1));
+        card.check(&format!("{name} from another page"), holds, &other);
         for origin in GOOD_ORIGINS {
             let mut wire = Wire::to(address);
             wire.say(request(door, "127.0.0.1", &format!("origin: {origin}\r\n")));
@@ -184,11 +209,11 @@ fn s07_listed_pages_may_call_and_read_and_nobody_else_is_told() {
             let lower = origin.to_lowercase();
             let named = heard.header("access-control-allow-origin").is_none_or(|named| named == lower);
             // Pages are told at the doors that they are meant to call.
-            let meant = ["/servers/mcp/mcp", "/mcp", "/rpc"].contains(&door.1);
+            let meant = is_for_pages(door.1);
             let told = heard.header("access-control-allow-origin").is_some();
-            let varies = heard.header("vary").is_some_and(|vary| vary.contains("origin"));
             let never = !heard.head.contains("allow-credentials") && !heard.head.contains("allow-origin: *");
-            let holds = heard.status != 403 && named && never && (told || !meant) && (varies || !told);
+            let holds =
+                heard.status != 403 && named && never && (told || !meant) && (varies(&heard) || !told);
             card.check(&format!("{name} from {origin}"), holds, &heard);
         }
     }
@@ -221,6 +246,30 @@ fn s07_listed_pages_may_call_and_read_and_nobody_else_is_told() {
         }
     }
     card.pass("answers to pages: the page itself is named, never a wildcard, never with credentials");
+}
+
+/// Where other machines call, a page of some machine's own is nobody in particular.
+#[test]
+fn s07_loopback_pages_call_only_loopback_listeners() {
+    let mut card = Card::new("S07");
+    let recorder = Recorder::start();
+    let key = "Wz3kP8vN5qL1xT7c-scorecard";
+    let conf = CONF.replace("origins", "trusted_proxies: [192.0.2.7]\norigins");
+    let conf = format!(
+        "{conf}auth: {{keys: [{{name: a, key: {key}, servers: ['*']}}]}}\nlisteners: [{{name: near, listen: '127.0.0.1:0'}}, {{name: far, listen: '0.0.0.0:0'}}]\n"
+    );
+    let gateway = Gateway::with(&catalog(&recorder)).listeners(&conf).start();
+    for (listener, want) in [("near", 401), ("far", 403)] {
+        let address = ([127, 0, 0, 1], gateway.listener(listener).port()).into();
+        for origin in ["http://localhost:3000", "http://127.0.0.1", "https://[::1]:8080"] {
+            let heard = once(address, &request(DOORS[0], "localhost", &format!("origin: {origin}\r\n")));
+            card.check(&format!("{origin} at {listener}"), heard.status == want, &heard);
+        }
+        let page = "origin: https://app.example.com\r\n";
+        let heard = once(address, &request(DOORS[0], "localhost", page));
+        card.check(&format!("a listed page at {listener}"), heard.status == 401, &heard);
+    }
+    card.pass("loopback pages at a loopback address and at any");
 }
 
 #[test]
