@@ -90,6 +90,8 @@ pub struct Kinds {
 impl Kinds {
     /// Every kind.
     pub const ALL: Self = Self { anonymous: true, api_key: true, jwt: true, certificate: true };
+    /// No kind.
+    pub const NONE: Self = Self { anonymous: false, api_key: false, jwt: false, certificate: false };
 }
 
 impl Listener {

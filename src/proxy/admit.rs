@@ -150,7 +150,8 @@ impl Admission {
             query: request.uri.query().filter(|_| request.uri.path() == path),
             certificate: connection.and_then(certificate),
             resource,
-            kinds: connection.map_or(Kinds::ALL, |connection| connection.listener.kinds),
+            // Every connection comes by a listener; one that did not would let nobody in.
+            kinds: connection.map_or(Kinds::NONE, |connection| connection.listener.kinds),
         };
         let result = in_force.authenticator.authenticate(&presented).await;
         match &result {
