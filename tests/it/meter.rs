@@ -19,14 +19,16 @@ impl Meter {
         self.status("VmRSS:")
     }
 
-    /// The most resident memory since the last call of `forget_peak`, in KiB.
-    pub(crate) fn peak_kib(self) -> u64 {
-        self.status("VmHWM:")
+    /// Watches how far resident memory rises from where it is now.
+    pub(crate) fn rise(self) -> Rise {
+        std::fs::write(format!("/proc/{}/clear_refs", self.0), "5").unwrap();
+        // The peak since the line above, not what is resident by now: memory that is being given back
+        // meanwhile would count as a rise.
+        Rise { meter: self, base: self.peak_kib() }
     }
 
-    /// Starts to look for a new peak.
-    pub(crate) fn forget_peak(self) {
-        std::fs::write(format!("/proc/{}/clear_refs", self.0), "5").unwrap();
+    fn peak_kib(self) -> u64 {
+        self.status("VmHWM:")
     }
 
     /// Processor time so far, in ticks of ten milliseconds.
@@ -36,5 +38,20 @@ impl Meter {
         let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         let ticks: u64 = [fields[11], fields[12]].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
         Duration::from_millis(ticks * 10)
+    }
+}
+
+/// The highest point of a process's memory over where it started.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rise {
+    meter: Meter,
+    base: u64,
+}
+
+impl Rise {
+    /// The highest point so far, in KiB over the start.
+    pub(crate) fn kib(self) -> u64 {
+        // The kernel counts in steps of each thread: the peak may read a few pages lower than it did.
+        self.meter.peak_kib().saturating_sub(self.base)
     }
 }

@@ -79,14 +79,13 @@ fn b03_json_costs_what_its_length_costs() {
         let mut spent = Vec::new();
         for size in [1 << 20, 4 << 20] {
             let request = request(&bomb(size));
-            meter.forget_peak();
-            let (base, before) = (meter.resident_kib(), meter.cpu());
+            let (rise, before) = (meter.rise(), meter.cpu());
             for _ in 0..TIMES {
                 let heard = once(gateway.address(), &request);
                 card.check(name, matches!(heard.status, 200 | 400), &heard.head);
             }
             spent.push((meter.cpu() - before) / TIMES);
-            let held = (meter.peak_kib().saturating_sub(base) << 10) / size as u64;
+            let held = (rise.kib() << 10) / size as u64;
             worst_memory = worst_memory.max(held);
             card.check(&format!("memory of {name}"), held <= BYTES_PER_BYTE_MAX, &held);
             recorder.clear();
@@ -110,9 +109,9 @@ fn b03_a_naive_proxy_bursts() {
     let recorder = Recorder::start();
     let bomb = |name: &str, size| request(&BOMBS.iter().find(|bomb| bomb.0 == name).unwrap().1(size));
     let naive = NaiveProcess::before(recorder.address());
-    let before = naive.meter().resident_kib();
+    let rise = naive.meter().rise();
     once(naive.address(), &bomb("noughts", 4 << 20));
-    let held = ((naive.meter().peak_kib() - before) << 10) / (4 << 20);
+    let held = (rise.kib() << 10) / (4 << 20);
     assert!(held > BYTES_PER_BYTE_MAX, "noughts take {held} bytes each");
     let mut spent = Vec::new();
     for size in [40_000, 160_000] {

@@ -86,8 +86,7 @@ fn b06_heads_without_bound_are_refused() {
     assert_eq!(once(gateway.address(), ordinary).status, 200);
     recorder.clear();
     let meter = Meter(gateway.pid());
-    let before = meter.resident_kib();
-    meter.forget_peak();
+    let rise = meter.rise();
     for (name, bytes, statuses) in cases() {
         let mut wire = Wire::to(gateway.address());
         wire.say(bytes);
@@ -97,7 +96,7 @@ fn b06_heads_without_bound_are_refused() {
     }
     card.check("nothing arrived", recorder.requests().is_empty(), &recorder.requests());
     card.check("ordinary requests pass", once(gateway.address(), ordinary).status == 200, &());
-    let growth = meter.peak_kib().saturating_sub(before);
+    let growth = rise.kib();
     card.check("memory", growth <= GROWTH_KIB_MAX, &growth);
     card.pass(&format!("heads on six doors refused, memory + {growth} KiB at its peak"));
 }
@@ -111,15 +110,14 @@ fn b06_unfinished_heads_take_little_memory() {
     let meter = Meter(gateway.pid());
     let ordinary = "GET /servers/raw/raw/good HTTP/1.1\r\nhost: localhost\r\n\r\n";
     assert_eq!(once(gateway.address(), ordinary).status, 200);
-    let before = meter.resident_kib();
-    meter.forget_peak();
+    let rise = meter.rise();
     let head = format!("GET /servers/raw/raw/x HTTP/1.1\r\nhost: localhost\r\nx: {}", "y".repeat(900 << 10));
     let mut wires: Vec<Wire> = (0..100).map(|_| Wire::to(gateway.address())).collect();
     for wire in &mut wires {
         wire.say(&head);
     }
     card.check("another connection goes on", once(gateway.address(), ordinary).status == 200, &());
-    let growth = meter.peak_kib().saturating_sub(before);
+    let growth = rise.kib();
     card.check("memory of 100 heads of 900 KiB", growth <= GROWTH_KIB_MAX, &growth);
     drop(wires);
     card.pass(&format!("100 heads that do not end: memory + {growth} KiB"));
