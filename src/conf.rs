@@ -4,6 +4,7 @@
 //! Invariant: the environment is read here and nowhere else, so that every setting shows in `config show`.
 
 mod access;
+mod address;
 mod check;
 mod effective;
 mod key;
@@ -20,6 +21,7 @@ pub use access::{
     Access, Algorithm, ApiKey, Auth, Certificate, CertificateMatch, Claims, Grant, Issuer, IssuerKeys,
     KeyMaterial, Limit, Rate,
 };
+pub use address::{SERVER_URL_WANTED, is_loopback, is_private, server_url};
 pub use effective::{Effective, EffectiveValue};
 pub use key::{NewKey, new_key};
 pub use listener::{Doors, Kinds, Listener, Tls};

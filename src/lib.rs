@@ -16,7 +16,8 @@
 //! 5. [`upstream`]: an endpoint is picked, bytes go out, the answer streams back.
 //!
 //! Then [`catalog`] (what is behind the gateway, from [`document`]s with positions), [`bridge`] (children),
-//! [`control`] (the native API and reloads), [`telemetry`] (what is shown), and [`app`], which joins all of it.
+//! [`control`] (the native API and reloads), [`egress`] (what the gateway asks on its own account), [`telemetry`] (what
+//! is shown), and [`app`], which joins all of it.
 //!
 //! # Rooms and arrows
 //!
@@ -37,10 +38,10 @@
 //! limit     -> conf
 //! listener  -> conf telemetry
 //! telemetry -> conf mcp
-//! catalog   -> conf document egress
+//! catalog   -> conf document
 //! conf      -> document
 //! document  ->
-//! egress    ->
+//! egress    -> conf
 //! mcp       ->
 //! reply     ->
 //! ```

@@ -17,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::layer::DEFAULT;
 use super::raw::{RawConf, RawListener, RawLog, RawLogFormat, RawSession};
-use super::{Access, AuditSink, Conf, Limit, LogConf, LogFormat, SessionConf};
+use super::{Access, AuditSink, Conf, Limit, LogConf, LogFormat, SERVER_URL_WANTED, SessionConf, server_url};
 use crate::document::{At, Code, Period, Report, Span, nearest};
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
@@ -149,19 +149,9 @@ impl Checker<'_> {
 
     /// An address of a server that others ask or name: `https`, or `http` on loopback; without user information.
     fn server_url(&mut self, raw: &At<String>) -> Option<Uri> {
-        let found = raw.parse::<Uri>().ok().filter(|uri| {
-            let authority = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
-            let is_safe = match uri.scheme_str() {
-                Some("https") => true,
-                Some("http") => is_loopback(uri.host().unwrap_or_default()),
-                _ => false,
-            };
-            authority && is_safe && !raw.contains('#')
-        });
+        let found = server_url(raw);
         if found.is_none() {
-            let message =
-                "expected an `https` address, or an `http` one on loopback, without user and fragment";
-            self.report.add(raw.span, Code::InvalidValue, message);
+            self.report.add(raw.span, Code::InvalidValue, SERVER_URL_WANTED);
         }
         found
     }
@@ -233,9 +223,4 @@ impl Checker<'_> {
             self.report.add(span, Code::Missing, message);
         }
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }

@@ -7,7 +7,7 @@
 use http::{HeaderMap, Uri, header};
 
 use super::rejection::{EdgeFault, Rejection};
-use crate::conf::Listener;
+use crate::conf::{Listener, is_loopback};
 
 /// Refuses a request that names no host or one that is not the listener's, and one of a page that may not call.
 pub(super) fn check(listener: &Listener, uri: &Uri, headers: &HeaderMap) -> Result<(), Rejection> {
@@ -82,11 +82,6 @@ fn without_port(host: &str) -> &str {
         }
         _ => host,
     }
-}
-
-fn is_loopback(name: &str) -> bool {
-    let address = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn is_local_or_address(name: &str) -> bool {

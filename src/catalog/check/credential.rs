@@ -8,7 +8,6 @@ use crate::catalog::raw::{RawBasic, RawClientCredentials, RawCredential};
 use crate::catalog::{ClientCredentials, Credential};
 use crate::conf::{self, Secret};
 use crate::document::{At, Code, Span};
-use crate::egress;
 
 impl Checker<'_> {
     /// Checks what stands in `auth`; the server's static `headers` must not say the same.
@@ -157,13 +156,9 @@ impl Checker<'_> {
     }
 
     fn token_url(&mut self, raw: &At<String>) -> Option<Uri> {
-        let is_plain = |uri: &Uri| uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
-        let found = raw.parse::<Uri>().ok();
-        let found = found.filter(|uri| is_plain(uri) && egress::is_acceptable(uri) && !raw.contains('#'));
+        let found = conf::server_url(raw);
         if found.is_none() {
-            let message =
-                "expected an `https` address, or an `http` one on loopback, without user and fragment";
-            self.report.add(raw.span, Code::InvalidValue, message);
+            self.report.add(raw.span, Code::InvalidValue, conf::SERVER_URL_WANTED);
         }
         found
     }

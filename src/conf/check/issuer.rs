@@ -7,10 +7,10 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 
+use super::Checker;
 use super::credentials::Granted;
-use super::{Checker, is_loopback};
 use crate::conf::raw::{RawAlgorithm, RawClaims, RawIssuer, RawJwt};
-use crate::conf::{Algorithm, Claims, Issuer, IssuerKeys, Secret};
+use crate::conf::{Algorithm, Claims, Issuer, IssuerKeys, Secret, is_private};
 use crate::document::{At, Code, Period, Span, Words};
 
 /// Clocks that are kept at all differ by less than a second; a token lives longer by this.
@@ -214,11 +214,7 @@ impl Checker<'_> {
 
 /// Whether the name of an issuer is an address that a client can go to.
 fn is_server(name: &str) -> bool {
-    name.parse::<http::Uri>().is_ok_and(|uri| match uri.scheme_str() {
-        Some("https") => uri.host().is_some_and(|host| !host.is_empty()),
-        Some("http") => is_loopback(uri.host().unwrap_or_default()),
-        _ => false,
-    })
+    name.parse().is_ok_and(|uri| is_private(&uri))
 }
 
 /// RFC 7518 section 3.2: a key of the size of the hash output or larger.
