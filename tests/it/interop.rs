@@ -79,7 +79,7 @@ fn filesystem_stdio() -> Behind {
 }
 
 fn time_stdio() -> Behind {
-    let gateway = local(&packages::time(), &[]);
+    let gateway = local(&packages::python(), &["-m", "mcp_server_time"]);
     let args = json!({"timezone": "UTC"});
     Behind {
         gateway,

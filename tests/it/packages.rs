@@ -56,12 +56,6 @@ pub(crate) fn filesystem() -> PathBuf {
     npm("@modelcontextprotocol/server-filesystem/dist/index.js")
 }
 
-/// The command of `mcp-server-time`.
-#[track_caller]
-pub(crate) fn time() -> PathBuf {
-    installed("venv/bin/mcp-server-time")
-}
-
 /// What a program printed and how it ended.
 pub(crate) struct Said {
     pub(crate) status: std::process::ExitStatus,
