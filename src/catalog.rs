@@ -4,6 +4,7 @@
 mod changes;
 mod check;
 mod credential;
+mod endpoint;
 mod glob;
 mod load;
 mod model;
@@ -13,10 +14,12 @@ mod watch;
 
 pub use changes::Changes;
 pub use credential::{ClientCredentials, Credential};
+pub use endpoint::{Balance, Breaker, HashBy, Retry};
 pub use glob::{Matcher, covers, overlap};
 pub use load::{load, parse};
 pub use model::{
     Endpoint, Health, HealthKind, Local, Remote, RemoteKind, Runtime, Server, ServerId, Snapshot, Timeouts,
+    Tool,
 };
 pub use rule::{Actions, Effect, Globs, Items, Rule, Rules, Shared, Throttle, ToolThrottle, Who};
 pub use watch::{Seen, Watch};

@@ -25,7 +25,7 @@ use crate::mcp::{Era, Method};
 use crate::reply::Reply;
 use crate::session::{Sealer, SessionError, Sessions};
 use crate::telemetry::Outcome;
-use crate::upstream::{Fleet, InFlight, Upstream, UpstreamError};
+use crate::upstream::{Attempt, Fleet, Upstream, UpstreamError};
 pub use demand::demand;
 use link::Links;
 
@@ -61,8 +61,8 @@ pub struct Relayed {
     pub upstream_time: Duration,
     /// Connections that were refused before one was taken.
     pub attempts: u32,
-    /// Counts the call as running until dropped.
-    pub in_flight: Option<InFlight>,
+    /// The call on its endpoint: running until dropped.
+    pub attempt: Option<Attempt>,
 }
 
 /// Why there is no answer to hand on.

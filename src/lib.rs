@@ -48,7 +48,7 @@
 //!
 //! # Invariants
 //!
-//! * Only `listener`, `proxy`, `app`, `upstream` and `limit` (its counters) know Pingora, and only `control` knows axum.
+//! * Only `listener`, `proxy`, `app` and `limit` (its counters) know Pingora, and only `control` knows axum.
 //!   [`mcp`] does no I/O.
 //! * Only `proxy` writes to a client; what is decided below is a value ([`reply`], or an error of the room).
 //! * `Admitted` is made by `proxy/admit` alone and [`auth::Allowed`] by [`auth::allow`] alone; [`upstream::Fleet::call`]

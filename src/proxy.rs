@@ -349,9 +349,12 @@ impl ProxyHttp for Proxy {
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        _ctx: &mut Ctx,
+        ctx: &mut Ctx,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        if let Stage::Forwarding(forward) = &ctx.stage {
+            forward.refused();
+        }
         // Nothing was sent; one peer is all there is, so a retry helps only against a listener that is restarting.
         error.set_retry(false);
         error

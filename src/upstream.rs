@@ -6,18 +6,24 @@
 //! health and its counters; the rest is made anew, and what is gone ends with its last call.
 
 mod activity;
+mod attempt;
+mod breaker;
 mod credential;
 mod endpoint;
 mod health;
 mod http;
+mod probe;
+mod retry;
 mod select;
+mod state;
+mod treatment;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{HeaderMap, Method, Response};
+use ::http::{HeaderMap, Method, Response, StatusCode};
 use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
@@ -27,12 +33,18 @@ use crate::catalog::{Remote, RemoteKind, Runtime, Server, ServerId, Snapshot, Ti
 use crate::egress;
 use crate::telemetry::{Meters, ServerMeters};
 pub use activity::Activity;
+pub use attempt::Attempt;
+pub use breaker::Fault;
 use credential::Proof;
 pub use credential::Shown;
-pub use endpoint::InFlight;
 pub use http::Answer;
 use http::{Connector, Connectors, SendError};
-use select::Pool;
+use probe::Probe;
+use retry::Budget;
+use select::{Pool, Want};
+use smallvec::SmallVec;
+pub use state::{EndpointState, EndpointStatus};
+pub use treatment::{Deadline, Treatment};
 
 /// Why an upstream gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,13 +64,16 @@ pub enum UpstreamError {
     /// The gateway's own credential for the server cannot be had. Nothing was sent; safe to try again later.
     #[error("no credential for the server")]
     Credential,
-    /// No answer began in time. The call may be running.
-    #[error("no answer within {0:?}")]
-    Timeout(Duration),
+    /// Every endpoint has failed too often, and nothing is sent for a while. Safe to try again after that time.
+    #[error("the circuit is open for {0:?}")]
+    CircuitOpen(Duration),
+    /// A deadline passed. The call may be running.
+    #[error("{0} deadline of {1:?} passed")]
+    Late(Deadline, Duration),
 }
 
 /// What is sent upstream.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Outgoing {
     /// POST, GET or DELETE.
     pub method: Method,
@@ -66,6 +81,8 @@ pub struct Outgoing {
     pub headers: HeaderMap,
     /// The body; empty for GET and DELETE.
     pub body: Bytes,
+    /// How it is treated.
+    pub treatment: Treatment,
 }
 
 /// Where a call goes: a server, and the endpoint if its session is pinned to one.
@@ -75,6 +92,10 @@ pub struct Route {
     pub upstream: Arc<Upstream>,
     /// The endpoint's key.
     pub pin: Option<u64>,
+    /// The caller, for hashes.
+    pub caller: u64,
+    /// The session, for hashes.
+    pub session: Option<u64>,
 }
 
 /// The head of an upstream's answer, with its body to come.
@@ -82,14 +103,19 @@ pub struct Route {
 pub struct Arrived {
     /// The answer.
     pub response: Response<Answer>,
-    /// The key of the endpoint that gave it.
-    pub endpoint: u64,
     /// Time from sending to the head.
     pub took: Duration,
-    /// Connections that were refused before one was taken.
+    /// Endpoints that refused or failed before.
     pub attempts: u32,
-    /// Counts the call as running until dropped.
-    pub in_flight: InFlight,
+    /// The call on its endpoint: running until dropped.
+    pub attempt: Attempt,
+}
+
+impl Arrived {
+    /// The key of the endpoint that gave it.
+    pub fn endpoint(&self) -> u64 {
+        self.attempt.endpoint().key()
+    }
 }
 
 /// One server's live side.
@@ -110,6 +136,7 @@ pub struct Upstream {
 #[derive(Debug)]
 struct Reach {
     pool: Pool,
+    budget: Budget,
     connector: Connector,
     proof: Option<Arc<Proof>>,
 }
@@ -133,28 +160,20 @@ pub struct RawTarget {
     pub shown: Option<Shown>,
 }
 
-/// The state of one endpoint, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndpointStatus {
-    /// Its number, in file order.
-    pub number: usize,
-    /// Its address without query.
-    pub url: String,
-    /// Whether it is in rotation.
-    pub healthy: bool,
-    /// Calls running on it.
-    pub in_flight: usize,
-}
-
 impl Upstream {
     /// The state of each endpoint.
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
-        self.reach.pool.endpoints().iter().map(|endpoint| endpoint.status()).collect()
+        self.reach.pool.status()
     }
 
-    /// Whether any endpoint is in rotation.
+    /// Whether any endpoint takes calls.
     pub fn is_up(&self) -> bool {
-        self.reach.pool.endpoints().iter().any(|endpoint| endpoint.is_up())
+        self.reach.pool.is_up()
+    }
+
+    /// Whether a session that is pinned to an endpoint that cannot be called could be opened at another.
+    pub fn has_other(&self, pin: u64) -> bool {
+        self.reach.pool.has_other(pin)
     }
 
     /// Whether the server is forwarded unread, and so has no MCP door.
@@ -163,15 +182,15 @@ impl Upstream {
     }
 
     /// Where a raw upstream is; `None` if the server speaks MCP. Names are resolved here, without blocking.
-    pub async fn raw_target(&self) -> Result<Option<RawTarget>, UpstreamError> {
+    pub async fn raw_target(&self) -> Result<Option<(RawTarget, Attempt)>, UpstreamError> {
         let Runtime::Remote(Remote { kind: RemoteKind::Raw, .. }) = &self.server.runtime else {
             return Ok(None);
         };
-        let endpoint = self.reach.pool.pick(None, &[])?.ok_or(UpstreamError::NoneHealthy)?;
-        let target = timeout(self.timeouts().connect, endpoint.resolve()).await;
+        let attempt = Attempt::begin(&self.reach, self.reach.pool.pick(Want::default())?);
+        let target = timeout(self.timeouts().connect, attempt.endpoint().resolve()).await;
         let mut target = target.ok().flatten().ok_or(UpstreamError::Unreachable)?;
         target.shown = self.show(&mut target.headers).await?;
-        Ok(Some(target))
+        Ok(Some((target, attempt)))
     }
 
     /// Puts the gateway's own credential into `headers`, if the server wants one.
@@ -265,12 +284,15 @@ impl Fleet {
     fn keep_or_make(&self, old: &View, server: &Arc<Server>, policy: Policy) -> Arc<Upstream> {
         let known = old.upstream(server.id.as_str());
         let same_reach = |known: &&Arc<Upstream>| {
-            known.server.runtime == server.runtime && known.server.timeouts.connect == server.timeouts.connect
+            let (old, new) = (&known.server, server);
+            old.runtime == new.runtime
+                && old.timeouts.connect == new.timeouts.connect
+                && (old.balance, old.breaker) == (new.balance, new.breaker)
         };
         let meters = self.meters.server(server.id.as_str());
         let reach = match known.filter(same_reach) {
             Some(known) => Arc::clone(&known.reach),
-            None => Arc::new(self.reach(server, known)),
+            None => Arc::new(self.reach(server, known, &meters)),
         };
         let upstream = Upstream {
             server: Arc::clone(server),
@@ -279,20 +301,24 @@ impl Fleet {
             reach,
             meters,
         };
-        health::publish(&upstream);
+        upstream.reach.pool.publish();
         Arc::new(upstream)
     }
 
-    fn reach(&self, server: &Server, known: Option<&Arc<Upstream>>) -> Reach {
+    fn reach(&self, server: &Server, known: Option<&Arc<Upstream>>, meters: &Arc<ServerMeters>) -> Reach {
         let before = known.map(|known| known.reach.pool.endpoints()).unwrap_or_default();
         let shown_before = known.and_then(|known| known.reach.proof.as_ref());
         let proof = Proof::of(&server.runtime, shown_before, &self.egress);
-        let pool = Pool::new(server, before, self.idle_connections_max, proof.as_ref());
+        let probe = match &server.runtime {
+            Runtime::Local(_) => None,
+            Runtime::Remote(remote) => Some(Probe::new(remote, server.timeouts.connect, proof.clone())),
+        };
+        let pool = Pool::new(server, before, self.idle_connections_max, probe, Arc::clone(meters));
         let connector = match &server.runtime {
             Runtime::Local(_) => self.connectors.unix(&self.bridge_socket),
             Runtime::Remote(remote) => self.connectors.net(remote, server.timeouts.connect),
         };
-        Reach { pool, connector, proof }
+        Reach { pool, budget: Budget::default(), connector, proof }
     }
 
     /// Checks the health of endpoints until `shutdown` turns true.
@@ -303,49 +329,118 @@ impl Fleet {
     /// Hop 5: sends a call that was allowed, and only such a one, to an endpoint; the answer streams back.
     ///
     /// An endpoint that refuses the connection is passed over for the next one, since nothing was sent. After the
-    /// first byte nothing is ever sent twice.
+    /// first byte only what is safe to repeat is sent again, within the server's budget; nothing else is ever sent
+    /// twice.
     pub async fn call(
         &self,
         route: &Allowed<Route>,
         mut outgoing: Outgoing,
     ) -> Result<Arrived, UpstreamError> {
-        let Route { upstream, pin } = route.get();
+        let Route { upstream, pin, caller, session } = route.get();
         let shown = upstream.show(&mut outgoing.headers).await?;
-        let mut tried = Vec::new();
+        let (reach, retry) = (&upstream.reach, &upstream.server.retry);
+        reach.budget.save(retry.budget);
+        let mut tried = SmallVec::<[usize; 4]>::new();
+        let (mut attempts, mut again) = (0, 0);
+        let began = Instant::now();
         loop {
-            let Some(endpoint) = upstream.reach.pool.pick(*pin, &tried)? else {
-                let refused =
-                    if tried.is_empty() { UpstreamError::NoneHealthy } else { UpstreamError::Unreachable };
-                return Err(refused);
+            let want = Want { pin: *pin, caller: *caller, session: *session, tried: &tried };
+            let picked = match reach.pool.pick(want) {
+                // All refuse. Nothing was sent, so it is safe to wait until one is back.
+                Err(UpstreamError::Unreachable)
+                    if retry.max > 0 && began.elapsed() < upstream.timeouts().connect =>
+                {
+                    tokio::time::sleep(retry::pause(retry, again)).await;
+                    again += 1;
+                    tried.clear();
+                    continue;
+                }
+                picked => picked?,
             };
-            let in_flight = endpoint.enter();
-            let sent_at = Instant::now();
-            // Only a server with several endpoints may need headers and body again.
-            let last = upstream.reach.pool.endpoints().len() <= tried.len() + 1;
-            let Outgoing { method, headers, body } =
-                if last { std::mem::take(&mut outgoing) } else { outgoing.clone() };
-            let answer = endpoint.send(&upstream.reach.connector, method, headers, body);
-            match timeout(upstream.timeouts().response, answer).await {
-                Ok(Ok(response)) => {
-                    endpoint.answered();
+            let attempt = Attempt::begin(reach, picked);
+            let may_repeat = outgoing.treatment.repeatable && again < u32::from(retry.max);
+            match upstream.attempt(&attempt, &mut outgoing, may_repeat).await? {
+                Tried::Answered(response) => {
                     if let Some(shown) = &shown {
                         shown.answered(response.status());
                     }
-                    let took = sent_at.elapsed();
-                    let attempts = u32::try_from(tried.len()).unwrap_or(u32::MAX);
-                    return Ok(Arrived { response, endpoint: endpoint.key(), took, attempts, in_flight });
+                    let took = attempt.sent().elapsed();
+                    return Ok(Arrived { response, took, attempts, attempt });
                 }
-                Ok(Err(SendError::Connect)) => {
-                    tracing::debug!(server = %upstream.server.id, endpoint = endpoint.number(), "connection refused");
-                    endpoint.refused();
-                    tried.push(endpoint.number());
+                Tried::Refused => tried.push(attempt.endpoint().number()),
+                Tried::Again(fault) => {
+                    upstream.meters.retried(fault.label());
+                    drop(attempt);
+                    tokio::time::sleep(retry::pause(retry, again)).await;
+                    again += 1;
                 }
-                Ok(Err(SendError::Broken(error))) => {
-                    tracing::debug!(server = %upstream.server.id, %error, "connection broke");
-                    return Err(UpstreamError::Broken);
-                }
-                Err(_) => return Err(UpstreamError::Timeout(upstream.timeouts().response)),
             }
+            attempts += 1;
         }
     }
+}
+
+/// What came of an attempt.
+enum Tried {
+    /// There is an answer, whatever it says.
+    Answered(Response<Answer>),
+    /// No connection: nothing was sent.
+    Refused,
+    /// It failed, and may be sent again.
+    Again(Fault),
+}
+
+impl Upstream {
+    /// Sends a call to one endpoint. What may be sent again is left in `outgoing`.
+    async fn attempt(
+        &self,
+        attempt: &Attempt,
+        outgoing: &mut Outgoing,
+        may_repeat: bool,
+    ) -> Result<Tried, UpstreamError> {
+        let Treatment { deadline, head, .. } = outgoing.treatment;
+        let kept = may_repeat.then(|| outgoing.headers.clone());
+        let headers = std::mem::take(&mut outgoing.headers);
+        let (method, body) = (outgoing.method.clone(), outgoing.body.clone());
+        let answer = attempt.endpoint().send(&self.reach.connector, method, headers, body);
+        let (fault, response) = match timeout(head, answer).await {
+            Ok(Ok(response)) => match fault_of(response.status()) {
+                None => return Ok(Tried::Answered(response)),
+                Some(fault) => (fault, Some(response)),
+            },
+            Ok(Err(SendError::Connect(unsent))) => {
+                attempt.failed(Fault::Connect);
+                outgoing.headers = *unsent;
+                return Ok(Tried::Refused);
+            }
+            Ok(Err(SendError::Broken(error))) => {
+                tracing::debug!(server = %self.server.id, %error, "connection broke");
+                (Fault::Broken, None)
+            }
+            Err(_) => {
+                attempt.failed(Fault::Late);
+                return Err(UpstreamError::Late(deadline, head));
+            }
+        };
+        attempt.failed(fault);
+        let may_pass = response.as_ref().is_none_or(|response| may_pass(response.status()));
+        match (kept, response) {
+            (Some(kept), _) if may_pass && self.reach.budget.spend() => {
+                outgoing.headers = kept;
+                Ok(Tried::Again(fault))
+            }
+            (_, Some(response)) => Ok(Tried::Answered(response)),
+            (_, None) => Err(UpstreamError::Broken),
+        }
+    }
+}
+
+/// What a status says of the endpoint that answered with it.
+fn fault_of(status: StatusCode) -> Option<Fault> {
+    status.is_server_error().then_some(Fault::Status(status.as_u16()))
+}
+
+/// Whether another try may be answered better: something before the server could not reach it, or it is too busy.
+fn may_pass(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }

@@ -77,7 +77,12 @@ fn fake(id: &str, mode: &str) -> Server {
             instances: NonZeroU16::MIN,
             idle_timeout: None,
         }),
+        balance: crate::catalog::Balance::RoundRobin,
+        breaker: None,
+        retry: crate::catalog::Retry { max: 0, budget: 0, pause: Duration::from_millis(1) },
+        tools: Default::default(),
         timeouts: Timeouts {
+            initialize: Duration::from_secs(30),
             connect: PATIENCE,
             response: PATIENCE,
             idle: PATIENCE,

@@ -3,6 +3,7 @@
 
 mod client;
 mod credential;
+mod endpoint;
 mod redundant;
 mod rules;
 mod runtime;
@@ -105,8 +106,11 @@ impl Checker<'_> {
             return None;
         };
         let runtime = self.runtime(&name, form, runtime, &mut raw)?;
-        let timeouts = self.timeouts(&raw.timeouts.unwrap_or_default());
-        let throttle = self.throttle(raw.limit.take(), raw.tools.take(), &runtime, enabled);
+        let timeouts = self.timeouts(&raw.timeouts.take().unwrap_or_default());
+        let balance = self.balance(&raw, &runtime);
+        let breaker = self.breaker(raw.breaker.take(), &runtime);
+        let retry = self.retry(raw.retry.take(), &runtime);
+        let (throttle, tools) = self.throttle(&mut raw, &runtime, &timeouts, enabled);
         let id = id?;
         Some(Server {
             display_name: raw.display_name.unwrap_or_else(|| id.to_string()),
@@ -116,7 +120,11 @@ impl Checker<'_> {
             metadata: raw.metadata.unwrap_or_default(),
             runtime,
             timeouts,
+            balance,
+            breaker,
+            retry,
             throttle,
+            tools,
             id,
         })
     }
@@ -124,6 +132,7 @@ impl Checker<'_> {
     fn timeouts(&mut self, raw: &RawTimeouts) -> Timeouts {
         Timeouts {
             connect: self.positive(raw.connect.as_ref(), 5),
+            initialize: self.positive(raw.initialize.as_ref(), 30),
             response: self.positive(raw.response.as_ref(), 120),
             idle: self.positive(raw.idle.as_ref(), 120),
             total: self.positive(raw.total.as_ref(), 600),
@@ -136,6 +145,13 @@ impl Checker<'_> {
         let kind = raw.kind.as_ref().map_or(RawHealthKind::default(), |kind| kind.value);
         if kind != RawHealthKind::Http {
             self.no_effect(raw.path.as_ref(), "path", "a health check that is not of type http");
+            self.no_effect(raw.status.as_ref(), "status", "a health check that is not of type http");
+        }
+        if kind != RawHealthKind::Mcp {
+            self.no_effect(raw.tool.as_ref(), "tool", "a health check that is not of type mcp");
+        }
+        if let Some(at) = raw.status.as_ref().filter(|status| !(100..600).contains(&status.value)) {
+            self.report.add(at.span, Code::InvalidValue, "expected a status from 100 to 599");
         }
         if kind == RawHealthKind::Off {
             self.no_effect(raw.timeout.as_ref(), "timeout", "a health check of type off");
@@ -145,12 +161,14 @@ impl Checker<'_> {
         let kind = match (kind, &raw.path) {
             (RawHealthKind::Off, _) => HealthKind::Off,
             (RawHealthKind::Tcp, _) => HealthKind::Tcp,
-            (RawHealthKind::Mcp, _) => HealthKind::Mcp,
+            (RawHealthKind::Mcp, _) => {
+                HealthKind::Mcp { tool: raw.tool.as_ref().map(|tool| tool.value.clone()) }
+            }
             (RawHealthKind::Http, Some(path)) => {
                 if !path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err() {
                     self.report.add(path.span, Code::InvalidValue, "expected a path that begins with `/`");
                 }
-                HealthKind::Http { path: path.value.clone() }
+                HealthKind::Http { path: path.value.clone(), status: raw.status.as_ref().map(|at| at.value) }
             }
             (RawHealthKind::Http, None) => {
                 self.missing(span, "a health check of type http needs a path");

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Uri};
 
-use super::{Credential, Rules, Throttle};
+use super::{Balance, Breaker, Credential, Retry, Rules, Throttle};
 use crate::document::Mistakes;
 
 /// The id of a server: URL-safe, unique in the catalog.
@@ -100,8 +100,16 @@ pub struct Server {
     pub runtime: Runtime,
     /// Deadlines of its calls.
     pub timeouts: Timeouts,
+    /// How an endpoint is chosen.
+    pub balance: Balance,
+    /// When an endpoint is left alone.
+    pub breaker: Option<Breaker>,
+    /// What is tried again.
+    pub retry: Retry,
     /// How often it and its tools may be called.
     pub throttle: Throttle,
+    /// How calls of single tools are treated, by exact name.
+    pub tools: BTreeMap<String, Tool>,
 }
 
 /// How a server is reached.
@@ -165,6 +173,8 @@ pub struct Endpoint {
     pub url: Uri,
     /// Its share, from 1 to 100.
     pub weight: u16,
+    /// Whether it takes nothing but what belongs to sessions that it has.
+    pub drain: bool,
 }
 
 /// How the health of endpoints is checked.
@@ -193,9 +203,14 @@ pub enum HealthKind {
     Http {
         /// Path and query.
         path: String,
+        /// The one status that is good, instead of any below 500.
+        status: Option<u16>,
     },
-    /// That it answers MCP: `server/discover`, else `ping`.
-    Mcp,
+    /// That it answers MCP: `server/discover`, or `ping` on a session kept for it.
+    Mcp {
+        /// A tool that has to be listed.
+        tool: Option<String>,
+    },
 }
 
 /// Deadlines of a server's calls.
@@ -203,6 +218,8 @@ pub enum HealthKind {
 pub struct Timeouts {
     /// To connect, TLS included.
     pub connect: Duration,
+    /// For a remote server to answer `initialize`.
+    pub initialize: Duration,
     /// Until the head of the answer.
     pub response: Duration,
     /// Between two pieces of a call's answer; not for the GET stream, which may be silent for long.
@@ -211,4 +228,17 @@ pub struct Timeouts {
     pub total: Duration,
     /// For a child to answer its first message.
     pub start: Duration,
+}
+
+/// How calls of one tool are treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tool {
+    /// Whether a call may be sent again when it is unknown whether it ran.
+    pub idempotent: bool,
+    /// Until the head of the answer.
+    pub response: Duration,
+    /// Between two pieces of an answer.
+    pub idle: Duration,
+    /// For a whole call.
+    pub total: Duration,
 }

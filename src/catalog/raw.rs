@@ -2,6 +2,7 @@
 //! Not here: what is accepted in the end, and the defaults (`check`); rules and limits (`raw/`).
 
 mod credential;
+mod endpoint;
 mod rule;
 mod throttle;
 
@@ -10,6 +11,7 @@ use serde::Deserialize;
 
 use crate::document::{At, Entries, Period};
 pub(super) use credential::{RawBasic, RawClientCredentials, RawCredential};
+pub(super) use endpoint::{RawBalance, RawBreaker, RawHashBy, RawRetry, RawToolTimeouts};
 pub(super) use rule::{RawActions, RawRule, RawWho};
 pub(super) use throttle::{RawShared, RawTool};
 
@@ -64,9 +66,18 @@ pub(super) struct RawServer {
     /// A local process without calls for this long is stopped, and started again by the next call. `0` keeps it.
     /// Default: 300s.
     pub(super) idle_timeout: Option<At<Period>>,
+    /// How an endpoint is chosen for a call without a session: `round_robin` by weight, `least_in_flight` of two drawn
+    /// ones, `hash` for the same endpoint each time, or `random`. A session stays where it is. Default: round_robin.
+    pub(super) balance: Option<At<RawBalance>>,
+    /// What the hash is made of. Default: caller.
+    pub(super) hash_by: Option<At<RawHashBy>>,
+    /// When an endpoint of a remote server is left alone, and how it comes back.
+    pub(super) breaker: Option<At<RawBreaker>>,
+    /// What is tried again when an endpoint fails.
+    pub(super) retry: Option<At<RawRetry>>,
     /// How often it may be called, by all callers together or by each.
     pub(super) limit: Option<At<RawShared>>,
-    /// What single tools cost and how often they may be called, by exact name.
+    /// What single tools cost, how often they may be called, and how their calls are treated, by exact name.
     pub(super) tools: Option<At<Entries<At<RawTool>>>>,
 }
 
@@ -106,6 +117,8 @@ pub(super) struct RawEndpoint {
     /// Its share of the calls, from 1 to 100. Default: 1.
     #[schemars(range(min = 1, max = 100))]
     pub(super) weight: Option<At<u16>>,
+    /// Whether it takes no new sessions and no calls outside of one: sessions that it has stay. Default: false.
+    pub(super) drain: Option<bool>,
 }
 
 /// Deadlines of a server's calls.
@@ -114,6 +127,8 @@ pub(super) struct RawEndpoint {
 pub(super) struct RawTimeouts {
     /// To connect to a remote server, TLS included. Default: 5s.
     pub(super) connect: Option<At<Period>>,
+    /// For a remote server to answer `initialize`. Default: 30s.
+    pub(super) initialize: Option<At<Period>>,
     /// Until the head of the answer. Default: 120s.
     pub(super) response: Option<At<Period>>,
     /// Between two pieces of an answer. Default: 120s.
@@ -128,12 +143,16 @@ pub(super) struct RawTimeouts {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawHealth {
-    /// `tcp` connects, `http` gets `path` and wants a status below 500, `mcp` asks in MCP, `off` asks nothing.
-    /// Default: tcp.
+    /// `tcp` connects, `http` gets `path` and wants a status below 500, `mcp` asks in MCP on a session that it keeps,
+    /// `off` asks nothing. Default: tcp.
     #[serde(rename = "type")]
     pub(super) kind: Option<At<RawHealthKind>>,
     /// Path and query that `http` gets.
     pub(super) path: Option<At<String>>,
+    /// The status that `http` wants, instead of any below 500.
+    pub(super) status: Option<At<u16>>,
+    /// A tool that `mcp` wants to be listed.
+    pub(super) tool: Option<At<String>>,
     /// Time between two checks; with `off`, time until a failed endpoint is tried again. Default: 5s.
     pub(super) interval: Option<At<Period>>,
     /// How long an answer may take. Default: 2s.
@@ -199,8 +218,17 @@ pub(super) struct RawClientServer {
     pub(super) instances: Option<At<u16>>,
     /// A local process without calls for this long is stopped. `0` keeps it. Default: 300s.
     pub(super) idle_timeout: Option<At<Period>>,
+    /// How an endpoint is chosen for a call without a session: `round_robin` by weight, `least_in_flight` of two drawn
+    /// ones, `hash` for the same endpoint each time, or `random`. A session stays where it is. Default: round_robin.
+    pub(super) balance: Option<At<RawBalance>>,
+    /// What the hash is made of. Default: caller.
+    pub(super) hash_by: Option<At<RawHashBy>>,
+    /// When an endpoint of a remote server is left alone, and how it comes back.
+    pub(super) breaker: Option<At<RawBreaker>>,
+    /// What is tried again when an endpoint fails.
+    pub(super) retry: Option<At<RawRetry>>,
     /// How often it may be called, by all callers together or by each.
     pub(super) limit: Option<At<RawShared>>,
-    /// What single tools cost and how often they may be called, by exact name.
+    /// What single tools cost, how often they may be called, and how their calls are treated, by exact name.
     pub(super) tools: Option<At<Entries<At<RawTool>>>>,
 }

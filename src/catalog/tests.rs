@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -42,6 +43,21 @@ fn variable(name: &str) -> Option<String> {
     Some(value.to_owned())
 }
 
+/// What a server gets that says nothing of it.
+const BREAKER: Breaker = Breaker {
+    failures: 5,
+    error_rate: 50,
+    calls: 20,
+    window: Duration::from_secs(10),
+    open_for: Duration::from_secs(60),
+    probes: 3,
+    eject_for: Duration::from_secs(5),
+    eject_for_max: Duration::from_secs(30),
+    ejected_max: 50,
+    slow_start: Duration::from_secs(10),
+};
+const RETRY: Retry = Retry { max: 3, budget: 20, pause: Duration::from_millis(100) };
+
 fn render(snapshot: &Snapshot) -> String {
     let mut out = String::new();
     for server in &snapshot.servers {
@@ -65,7 +81,8 @@ fn render(snapshot: &Snapshot) -> String {
             }
             Runtime::Remote(remote) => {
                 for endpoint in &remote.endpoints {
-                    writeln!(out, "  {:?}: {} weight {}", remote.kind, endpoint.url, endpoint.weight)
+                    let drain = if endpoint.drain { " drains" } else { "" };
+                    writeln!(out, "  {:?}: {} weight {}{drain}", remote.kind, endpoint.url, endpoint.weight)
                         .unwrap();
                 }
                 for (name, value) in &remote.headers {
@@ -79,6 +96,16 @@ fn render(snapshot: &Snapshot) -> String {
             }
         }
         writeln!(out, "  {:?}", server.timeouts).unwrap();
+        if server.balance != Balance::RoundRobin {
+            writeln!(out, "  balance: {:?}", server.balance).unwrap();
+        }
+        let default = (server.breaker.map(|_| BREAKER), RETRY);
+        if matches!(server.runtime, Runtime::Remote(_)) && (server.breaker, server.retry) != default {
+            writeln!(out, "  {:?}\n  {:?}", server.breaker, server.retry).unwrap();
+        }
+        for (name, tool) in &server.tools {
+            writeln!(out, "  {name}: {tool:?}").unwrap();
+        }
         if let Some(limit) = &server.throttle.limit {
             writeln!(out, "  limit: {}", shared(limit)).unwrap();
         }

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::stats::rfc3339;
 use crate::bridge::{State, Status};
 use crate::catalog::Runtime;
-use crate::upstream::EndpointStatus;
+use crate::upstream::{EndpointState, EndpointStatus};
 
 const HIDDEN: &str = "***";
 /// Parts of names that suggest a secret.
@@ -82,7 +83,30 @@ pub(super) fn process(status: &Status) -> Value {
 
 /// The endpoints of a remote server.
 pub(super) fn endpoints(endpoints: &[EndpointStatus]) -> Value {
-    let shown = |e: &EndpointStatus| json!({"url": e.url, "healthy": e.healthy, "in_flight": e.in_flight});
+    let shown = |e: &EndpointStatus| {
+        let mut shown = json!({
+            "url": e.url,
+            "healthy": e.state.takes_calls(),
+            "state": e.state.name(),
+            "since": rfc3339(e.since),
+            "failures": e.failures,
+            "in_flight": e.in_flight,
+        });
+        let mut put = |key: &str, value: Value| {
+            drop(shown.as_object_mut().map(|shown| shown.insert(key.into(), value)))
+        };
+        if let Some(why) = e.state.why() {
+            put("reason", why.into());
+        }
+        if let EndpointState::Ejected { until, .. } = e.state {
+            put("until", rfc3339(until).into());
+        }
+        if let Some((at, found)) = e.checked {
+            let result = found.err().unwrap_or("ok");
+            put("last_check", json!({"at": rfc3339(at), "result": result}));
+        }
+        shown
+    };
     endpoints.iter().map(shown).collect()
 }
 

@@ -19,7 +19,7 @@ use crate::conf::Limits;
 use crate::mcp::{self, Answer, Code, Id, Method, ParseLimits, RpcError, Verdict};
 use crate::reply::{Body, Reply, Stream};
 use crate::telemetry::Outcome;
-use crate::upstream::{self, Arrived, Upstream, UpstreamError};
+use crate::upstream::{self, Arrived, Deadline, Fault, Treatment, UpstreamError};
 
 /// A JSON answer up to this size is looked at as a whole before it goes on; a longer one streams.
 const LOOKED_AT_BYTES_MAX: usize = 64 * 1024;
@@ -46,6 +46,8 @@ pub(super) struct Expected<'m> {
     pub(super) to: &'m [u8],
     /// What becomes of lists in it.
     pub(super) sift: Option<Arc<Sift>>,
+    /// How the call is treated.
+    pub(super) treatment: Treatment,
 }
 
 impl Expected<'_> {
@@ -66,17 +68,43 @@ enum Type {
 
 /// Reads an answer as far as needed to tell what it is.
 pub(super) async fn read(
-    upstream: &Upstream,
     limits: &Limits,
     arrived: Arrived,
     expected: Expected<'_>,
 ) -> Result<Relayed, HubError> {
-    let (head, body) = arrived.response.into_parts();
-    let timeouts = &upstream.server.timeouts;
+    let Arrived { response, took, attempts, attempt } = arrived;
+    let read = read_on(limits, response, (attempt.sent(), &expected)).await;
+    match &read {
+        Ok((reply, _)) if reply.status.is_server_error() => {}
+        Ok(_) => attempt.succeeded(),
+        Err(error) => drop(fault_of(error).map(|fault| attempt.failed(fault))),
+    }
+    let (reply, outcome) = read?;
+    Ok(Relayed { reply, outcome, upstream_time: took, attempts, attempt: Some(attempt) })
+}
+
+/// What of an answer that could not be read is the endpoint's doing. What it had no status for was told before.
+fn fault_of(error: &HubError) -> Option<Fault> {
+    match error {
+        HubError::Lie(Lie::Credentials | Lie::Status(_)) => None,
+        HubError::Lie(Lie::Truncated) => Some(Fault::Broken),
+        HubError::Lie(_) => Some(Fault::Answer),
+        HubError::Upstream(UpstreamError::Late(..)) => Some(Fault::Late),
+        _ => None,
+    }
+}
+
+async fn read_on(
+    limits: &Limits,
+    response: http::Response<upstream::Answer>,
+    (sent, expected): (Instant, &Expected<'_>),
+) -> Result<(Reply, Option<Outcome>), HubError> {
+    let (head, body) = response.into_parts();
     let open_ended = matches!(expected.method, Method::Stream | Method::Listen);
-    let deadline = (!open_ended).then(|| Instant::now() + timeouts.total);
-    let idle = (!open_ended).then_some(timeouts.idle);
-    let reader = Reader { rest: body, idle: timeouts.idle, deadline };
+    let treatment = &expected.treatment;
+    let deadline = (!open_ended).then(|| sent + treatment.total);
+    let idle = (!open_ended).then_some(treatment.idle);
+    let reader = Reader { rest: body, idle: treatment.idle, total: treatment.total, deadline };
     let kind = type_of(&head.headers);
     let (reply, outcome) = match head.status {
         status if status.is_informational() || status.is_redirection() => {
@@ -86,7 +114,7 @@ pub(super) async fn read(
             return Err(HubError::Lie(Lie::Credentials));
         }
         status if !status.is_success() => {
-            Box::pin(failure(status, &head.headers, reader, &expected, limits)).await?
+            Box::pin(failure(status, &head.headers, reader, expected, limits)).await?
         }
         status if kind == Type::Events && (expected.response || expected.method == Method::Stream) => {
             let headers = streaming(passed(&head.headers));
@@ -114,13 +142,7 @@ pub(super) async fn read(
         _ => return Err(HubError::Lie(Lie::Type)),
     };
     let outcome = bridge_outcome(&head.headers).or(outcome);
-    Ok(Relayed {
-        reply,
-        outcome,
-        upstream_time: arrived.took,
-        attempts: arrived.attempts,
-        in_flight: Some(arrived.in_flight),
-    })
+    Ok((reply, outcome))
 }
 
 /// A whole JSON answer, or the beginning of a long one.
@@ -141,7 +163,7 @@ async fn json(
             if first.trim_ascii_start().first() != Some(&b'{') {
                 return Err(HubError::Lie(Lie::Content));
             }
-            let Reader { rest, idle, deadline } = reader;
+            let Reader { rest, idle, deadline, .. } = reader;
             let stream =
                 Stream { first, rest: rest.boxed_unsync(), idle: Some(idle), deadline, events: false };
             Ok((Reply { status, headers, body: Body::Stream(Box::new(stream)) }, Some(Outcome::Ok)))
@@ -255,6 +277,7 @@ fn streaming(mut headers: HeaderMap) -> HeaderMap {
 pub(super) struct Reader {
     rest: upstream::Answer,
     idle: Duration,
+    total: Duration,
     deadline: Option<Instant>,
 }
 
@@ -280,7 +303,10 @@ impl Reader {
             Poll::Pending => {}
         }
         let idle = Instant::now() + self.idle;
-        let until = self.deadline.map_or(idle, |deadline| deadline.min(idle));
+        let (until, which) = match self.deadline.filter(|deadline| *deadline < idle) {
+            Some(deadline) => (deadline, UpstreamError::Late(Deadline::Total, self.total)),
+            None => (idle, UpstreamError::Late(Deadline::Idle, self.idle)),
+        };
         loop {
             match timeout_at(until, self.rest.frame()).await {
                 Ok(Some(Ok(frame))) => {
@@ -290,7 +316,7 @@ impl Reader {
                 }
                 Ok(Some(Err(_))) => return Err(HubError::Lie(Lie::Truncated)),
                 Ok(None) => return Ok(None),
-                Err(_) => return Err(UpstreamError::Timeout(self.idle).into()),
+                Err(_) => return Err(which.into()),
             }
         }
     }

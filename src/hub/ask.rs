@@ -13,14 +13,14 @@ use tokio::time::timeout_at;
 
 use super::answer::{self, Expected};
 use super::link::Link;
-use super::relay::{SESSION, route_to};
+use super::relay::{SESSION, route_to, tool_of};
 use super::sift::Sift;
 use super::{Asked, Hub, HubError, Lie, Relayed, whole};
 use crate::auth::{Allowed, Caller};
 use crate::catalog::Runtime;
 use crate::mcp::{Answer, Decoder, Method, Revision};
 use crate::reply::{Body, Stream};
-use crate::upstream::{Outgoing, Upstream, UpstreamError};
+use crate::upstream::{Deadline, Outgoing, Treatment, Upstream, UpstreamError};
 
 const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 
@@ -40,12 +40,15 @@ pub(super) async fn ask(
     if let Some(link) = hub.links.find(caller.id, server) {
         match send(hub, caller, permitted, &asked, &link).await {
             Ok(relayed) if !lost(relayed.reply.status, &link) => return Ok(relayed),
-            Err(HubError::Upstream(UpstreamError::EndpointGone | UpstreamError::NoneHealthy)) | Ok(_) => {}
+            Err(HubError::Upstream(
+                UpstreamError::EndpointGone | UpstreamError::NoneHealthy | UpstreamError::CircuitOpen(_),
+            ))
+            | Ok(_) => {}
             Err(error) => return Err(error),
         }
         hub.links.forget(caller.id, server);
     }
-    let link = open(hub, permitted, &asked).await?;
+    let link = open(hub, caller, permitted, &asked).await?;
     let link = hub.links.keep(caller.id, server, link);
     send(hub, caller, permitted, &asked, &link).await
 }
@@ -56,7 +59,12 @@ fn lost(status: StatusCode, link: &Link) -> bool {
 }
 
 /// Opens a session for what was permitted: `initialize`, then `notifications/initialized`.
-async fn open(hub: &Hub, permitted: &Allowed<Arc<Upstream>>, asked: &Asked) -> Result<Link, HubError> {
+async fn open(
+    hub: &Hub,
+    caller: &Caller,
+    permitted: &Allowed<Arc<Upstream>>,
+    asked: &Asked,
+) -> Result<Link, HubError> {
     let upstream = permitted.get();
     let headers = &asked.headers;
     let hello = serde_json::json!({
@@ -68,35 +76,43 @@ async fn open(hub: &Hub, permitted: &Allowed<Arc<Upstream>>, asked: &Asked) -> R
         },
     });
     let hello = Bytes::from(hello.to_string());
-    let outgoing_hello = Outgoing { method: Verb::POST, headers: headers.clone(), body: hello.clone() };
-    let route = route_to(permitted, || Ok(None))?;
+    let treatment = upstream.treatment(Method::Initialize, None);
+    let outgoing_hello =
+        Outgoing { method: Verb::POST, headers: headers.clone(), body: hello.clone(), treatment };
+    let route = route_to(permitted, caller, None, || Ok(None))?;
     let arrived = hub.fleet.call(&route, outgoing_hello).await?;
-    let endpoint = Some(arrived.endpoint);
+    let endpoint = Some(arrived.endpoint());
     let session = arrived.response.headers().get(&SESSION).and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let expected = Expected { method: Method::Initialize, response: true, to: &hello, sift: None };
-    let relayed = answer::read(upstream, &hub.limits, arrived, expected).await?;
+    let expected = Expected { method: Method::Initialize, response: true, to: &hello, sift: None, treatment };
+    let relayed = answer::read(&hub.limits, arrived, expected).await?;
     let relayed = settle(hub, relayed).await?;
     if !relayed.reply.status.is_success() {
         // A server without `initialize` may still answer plain calls; it will say so itself if not.
         return Ok(Link { endpoint: None, session: None });
     }
     let link = Link { endpoint, session };
-    let ready = outgoing(headers, &link, Bytes::from_static(INITIALIZED.as_bytes()));
-    let route = route_to(permitted, || Ok(link.endpoint))?;
+    let treatment = upstream.treatment(Method::Initialized, None);
+    let ready = outgoing(headers, &link, Bytes::from_static(INITIALIZED.as_bytes()), treatment);
+    let route = route_to(permitted, caller, None, || Ok(link.endpoint))?;
     let arrived = hub.fleet.call(&route, ready).await?;
-    let expected =
-        Expected { method: Method::Initialized, response: false, to: INITIALIZED.as_bytes(), sift: None };
-    answer::read(upstream, &hub.limits, arrived, expected).await?;
+    let expected = Expected {
+        method: Method::Initialized,
+        response: false,
+        to: INITIALIZED.as_bytes(),
+        sift: None,
+        treatment,
+    };
+    answer::read(&hub.limits, arrived, expected).await?;
     Ok(link)
 }
 
-fn outgoing(headers: &HeaderMap, link: &Link, body: Bytes) -> Outgoing {
+fn outgoing(headers: &HeaderMap, link: &Link, body: Bytes, treatment: Treatment) -> Outgoing {
     let mut headers = headers.clone();
     if let Some(id) = link.session.as_ref().and_then(|id| HeaderValue::from_str(id).ok()) {
         headers.insert(SESSION, id);
         headers.insert("mcp-protocol-version", HeaderValue::from_static(Revision::LATEST_LEGACY.as_str()));
     }
-    Outgoing { method: Verb::POST, headers, body }
+    Outgoing { method: Verb::POST, headers, body, treatment }
 }
 
 async fn send(
@@ -108,12 +124,15 @@ async fn send(
 ) -> Result<Relayed, HubError> {
     let upstream = permitted.get();
     let pin = link.endpoint.filter(|_| link.session.is_some());
-    let route = route_to(permitted, || Ok(pin))?;
-    let arrived = hub.fleet.call(&route, outgoing(&asked.headers, link, asked.body.clone())).await?;
+    let route = route_to(permitted, caller, None, || Ok(pin))?;
+    let treatment = upstream.treatment(asked.method, tool_of(&asked.demand));
+    let outgoing = outgoing(&asked.headers, link, asked.body.clone(), treatment);
+    let arrived = hub.fleet.call(&route, outgoing).await?;
     upstream.meters.upstream(asked.method, arrived.took);
     let sift = Sift::of(&upstream.policy, caller, asked.method, asked.era);
-    let expected = Expected { method: asked.method, response: asked.wants_response, to: &asked.body, sift };
-    let relayed = answer::read(upstream, &hub.limits, arrived, expected).await?;
+    let expected =
+        Expected { method: asked.method, response: asked.wants_response, to: &asked.body, sift, treatment };
+    let relayed = answer::read(&hub.limits, arrived, expected).await?;
     settle(hub, relayed).await
 }
 
@@ -145,7 +164,8 @@ async fn response_of(
         let idle = tokio::time::Instant::now() + stream.idle.unwrap_or(std::time::Duration::from_secs(120));
         let until = stream.deadline.map_or(idle, |deadline| deadline.min(idle));
         let frame = timeout_at(until, stream.rest.frame()).await;
-        let frame = frame.map_err(|_| UpstreamError::Timeout(stream.idle.unwrap_or_default()))?;
+        let frame =
+            frame.map_err(|_| UpstreamError::Late(Deadline::Idle, stream.idle.unwrap_or_default()))?;
         let frame =
             frame.ok_or(HubError::Lie(Lie::NoResponse))?.map_err(|_| HubError::Lie(Lie::Truncated))?;
         let Ok(data) = frame.into_data() else { continue };

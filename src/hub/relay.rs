@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::sift::Sift;
 use super::{Asked, Hub, HubError, Relayed, answer};
-use crate::auth::{self, Allowed, Caller, Demand};
+use crate::auth::{self, Allowed, Caller, Demand, ItemKind};
 use crate::mcp::{Era, Method};
 use crate::session::{Pin, SessionError};
 use crate::upstream::{Outgoing, Route, Upstream};
@@ -27,7 +27,7 @@ pub(super) async fn relay(
     let session = asked.session.filter(|_| asked.era == Era::Legacy);
     let mut pinned = None;
     // Looked at only once the rest is allowed: whether a session is known tells that there is a server.
-    let route = route_to(permitted, || {
+    let route = route_to(permitted, caller, session.as_deref(), || {
         let Some(id) = &session else { return Ok(None) };
         let pin = pinned.insert(hub.sessions.open(id, caller.id, server.as_str())?);
         Ok(Some(pin.endpoint))
@@ -36,15 +36,16 @@ pub(super) async fn relay(
     if let Some(pin) = &pinned {
         headers.insert(SESSION, upstream_id(pin)?);
     }
-    let outgoing = Outgoing { method: asked.verb, headers, body: asked.body.clone() };
+    let treatment = upstream.treatment(asked.method, tool_of(&asked.demand));
+    let outgoing = Outgoing { method: asked.verb, headers, body: asked.body.clone(), treatment };
     let arrived = hub.fleet.call(&route, outgoing).await?;
     upstream.meters.upstream(asked.method, arrived.took);
     let given = arrived.response.headers().get(&SESSION).cloned();
-    let endpoint = arrived.endpoint;
+    let endpoint = arrived.endpoint();
     let sift = Sift::of(&upstream.policy, caller, asked.method, asked.era);
     let (method, response) = (asked.method, asked.wants_response);
-    let expected = answer::Expected { method, response, to: &asked.body, sift };
-    let mut relayed = answer::read(upstream, &hub.limits, arrived, expected).await?;
+    let expected = answer::Expected { method, response, to: &asked.body, sift, treatment };
+    let mut relayed = answer::read(&hub.limits, arrived, expected).await?;
     if asked.era == Era::Legacy {
         seal(
             hub,
@@ -78,9 +79,28 @@ pub(super) fn permit(
 /// The way to a server of which a use was permitted. `pin` finds the endpoint to call.
 pub(super) fn route_to(
     permitted: &Allowed<Arc<Upstream>>,
+    caller: &Caller,
+    session: Option<&str>,
     pin: impl FnOnce() -> Result<Option<u64>, HubError>,
 ) -> Result<Allowed<Route>, HubError> {
-    permitted.lead(|upstream| Ok(Route { upstream: Arc::clone(upstream), pin: pin()? }))
+    permitted.lead(|upstream| {
+        let [low, high] = [caller.id as u64, (caller.id >> 64) as u64];
+        let session = session.map(key);
+        Ok(Route { upstream: Arc::clone(upstream), pin: pin()?, caller: low ^ high, session })
+    })
+}
+
+/// A session as a number, for hashes. The end of a sealed id is its authentication tag, which is random.
+fn key(session: &str) -> u64 {
+    session.as_bytes().last_chunk::<8>().map_or(0, |tail| u64::from_be_bytes(*tail))
+}
+
+/// The tool that is called, if one is.
+pub(super) fn tool_of(demand: &Demand) -> Option<&str> {
+    match demand {
+        Demand::Item(ItemKind::Tool, name) => Some(name),
+        _ => None,
+    }
 }
 
 fn upstream_id(pin: &Pin) -> Result<HeaderValue, HubError> {

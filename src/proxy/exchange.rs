@@ -250,7 +250,7 @@ async fn answer(
         return Ok(());
     };
     let relayed = asked.inspect_err(|error| refused(ctx, error)).map_err(rejected)?;
-    let Relayed { mut reply, outcome, upstream_time, attempts, in_flight } = relayed;
+    let Relayed { mut reply, outcome, upstream_time, attempts, attempt } = relayed;
     ctx.record.outcome = outcome;
     ctx.record.upstream_time = Some(upstream_time);
     ctx.record.attempts = attempts;
@@ -261,7 +261,7 @@ async fn answer(
     let standing = standing.of(opened_for, is_open_ended);
     let watching = write::Watching { leaving_cancels, id, draining: proxy.draining.clone(), standing };
     write::reply(session, ctx, reply, Some(watching)).await;
-    drop(in_flight);
+    drop(attempt);
     Ok(())
 }
 
@@ -280,7 +280,7 @@ fn pay(
 
 /// A call that was sent and failed still took the upstream's time.
 fn refused(ctx: &mut Ctx, error: &HubError) {
-    if let HubError::Upstream(crate::upstream::UpstreamError::Timeout(after)) = error {
+    if let HubError::Upstream(crate::upstream::UpstreamError::Late(_, after)) = error {
         ctx.record.upstream_time = Some(*after);
     }
 }

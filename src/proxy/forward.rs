@@ -21,7 +21,7 @@ use crate::auth::{self, Allowed, Demand, Introduction};
 use crate::hub::HubError;
 use crate::listener::Connection;
 use crate::mcp::Era;
-use crate::upstream::{Fleet, RawTarget, View};
+use crate::upstream::{Attempt, Fault, Fleet, RawTarget, View};
 
 /// Where opaque forwards go.
 pub struct Forwarding {
@@ -37,6 +37,7 @@ pub(super) struct Forward {
 /// What a raw upstream needs besides a peer.
 struct Raw {
     target: RawTarget,
+    attempt: Attempt,
     path: String,
     standing: Standing,
     _permitted: Allowed<()>,
@@ -92,7 +93,7 @@ pub(super) async fn to_server(
     upstream.activity.asked();
     let failed = |error: HubError| Rejection::Hub { error, server: id.to_owned(), id: None };
     admission.pay(&mut admitted, (&upstream.server, None), true, &mut ctx.tally)?;
-    let target = upstream
+    let (target, attempt) = upstream
         .raw_target()
         .await
         .map_err(|error| failed(error.into()))?
@@ -108,7 +109,7 @@ pub(super) async fn to_server(
     let path = format!("{}{rest}{query}", target.path.trim_end_matches('/'));
     let path = if path.starts_with('/') { path } else { format!("/{path}") };
     let standing = admission.standing(fleet, &admitted, upstream).of(Some(Demand::Raw), true);
-    let raw = Raw { target, path, standing, _permitted: permitted, _admitted: admitted };
+    let raw = Raw { target, attempt, path, standing, _permitted: permitted, _admitted: admitted };
     Ok(Forward { peer, raw: Some(raw) })
 }
 
@@ -131,9 +132,21 @@ impl Forward {
             if let Some(shown) = &raw.target.shown {
                 shown.answered(response.status);
             }
+            if response.status.is_server_error() {
+                raw.attempt.failed(Fault::Status(response.status.as_u16()));
+            } else {
+                raw.attempt.succeeded();
+            }
             for name in [header::WWW_AUTHENTICATE, header::PROXY_AUTHENTICATE, header::SET_COOKIE] {
                 response.remove_header(&name);
             }
+        }
+    }
+
+    /// What it goes to refused the connection.
+    pub(super) fn refused(&self) {
+        if let Some(raw) = &self.raw {
+            raw.attempt.failed(Fault::Connect);
         }
     }
 

@@ -4,6 +4,7 @@
 //! The words are ours: no text of an upstream, no address and no name that the caller may not see is in them.
 
 mod denied;
+mod hub;
 mod unauthenticated;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use serde_json::json;
 
 use super::headers::REQUEST_ID;
 use crate::auth::{AuthError, Challenge, Denied};
-use crate::hub::{HubError, Lie};
+use crate::hub::HubError;
 use crate::limit::{Decision, Layer};
 use crate::mcp::{Code, Era, HeaderFault, Id, Malformed, MalformedKind, RpcError};
 use crate::reply::{Body, Reply};
@@ -260,7 +261,7 @@ impl Rejection {
             }
             Self::UnknownServer { server, .. } => unknown_server(server),
             Self::Denied { denied, server, era, wanted, .. } => denied::row(denied, server, *era, *wanted),
-            Self::Hub { error, server, .. } => hub_row(error, server),
+            Self::Hub { error, server, .. } => hub::row(error, server),
             Self::Raw(fault) => fault.row(),
             Self::ForwardFailed => row(
                 S::BAD_GATEWAY,
@@ -323,16 +324,19 @@ impl Rejection {
         if style == Style::OpenMcp {
             self.as_the_contract_says(&mut row);
         }
-        let layer = match self {
-            Self::Limited(limited) => Some(limited.layer()),
+        let which = match self {
+            Self::Limited(limited) => Some(("layer", limited.layer())),
+            Self::Hub { error: HubError::Upstream(UpstreamError::Late(deadline, _)), .. } => {
+                Some(("deadline", deadline.name()))
+            }
             _ => None,
         };
         let body = if row.status == StatusCode::ACCEPTED {
             Bytes::new()
         } else if rpc {
             let mut data = json!({"reason": row.reason, "requestId": request_id});
-            if let (Some(layer), Some(data)) = (layer, data.as_object_mut()) {
-                data.insert("layer".into(), layer.into());
+            if let (Some((key, value)), Some(data)) = (which, data.as_object_mut()) {
+                data.insert(key.into(), value.into());
             }
             let error = RpcError { code: row.code, message: row.words, data: Some(data) };
             error.to_message(self.id())
@@ -340,8 +344,8 @@ impl Rejection {
             let name = row.status.canonical_reason().unwrap_or("Error");
             let mut body =
                 json!({"error": name, "message": row.words, "reason": row.reason, "request_id": request_id});
-            if let (Some(layer), Some(body)) = (layer, body.as_object_mut()) {
-                body.insert("layer".into(), layer.into());
+            if let (Some((key, value)), Some(body)) = (which, body.as_object_mut()) {
+                body.insert(key.into(), value.into());
             }
             body.to_string().into()
         };
@@ -387,6 +391,9 @@ impl Rejection {
             } => {
                 headers.insert(header::RETRY_AFTER, 1.into());
             }
+            Self::Hub { error: HubError::Upstream(UpstreamError::CircuitOpen(left)), .. } => {
+                headers.insert(header::RETRY_AFTER, hub::whole_seconds(*left).into());
+            }
             _ => {}
         }
     }
@@ -415,78 +422,4 @@ fn malformed_row(malformed: &Malformed) -> Row {
     };
     let words = malformed.kind.to_string();
     Row { status: StatusCode::BAD_REQUEST, code, reason, words, outcome: Outcome::Denied }
-}
-
-fn hub_row(error: &HubError, server: &str) -> Row {
-    use StatusCode as S;
-    let row = |status, code, reason, words, outcome| Row { status, code, reason, words, outcome };
-    match error {
-        // The exchange makes it a rejection of its own, which knows the era.
-        HubError::Denied(denied) => denied::row(denied, server, Era::Legacy, true),
-        // 404 is what makes a client open a new session (2025-11-25/basic/transports, "Session Management").
-        HubError::Session(_) => row(
-            S::NOT_FOUND,
-            Code::NOT_FOUND,
-            "session_not_found",
-            "Session not found".into(),
-            Outcome::Denied,
-        ),
-        HubError::Upstream(UpstreamError::EndpointGone) => row(
-            S::NOT_FOUND,
-            Code::NOT_FOUND,
-            "session_not_found",
-            "Session not found".into(),
-            Outcome::TransportError,
-        ),
-        HubError::Upstream(UpstreamError::NoneHealthy | UpstreamError::Unreachable) => row(
-            S::SERVICE_UNAVAILABLE,
-            Code::UNAVAILABLE,
-            "no_healthy_endpoint",
-            format!("server '{server}' has no healthy endpoint: try again"),
-            Outcome::TransportError,
-        ),
-        HubError::Upstream(UpstreamError::Credential) => row(
-            S::BAD_GATEWAY,
-            Code::BAD_UPSTREAM,
-            "upstream_credential",
-            format!("the gateway has no credential for server '{server}' at the moment: try again"),
-            Outcome::TransportError,
-        ),
-        HubError::Upstream(UpstreamError::Broken) => row(
-            S::BAD_GATEWAY,
-            Code::BAD_UPSTREAM,
-            "connection_broke",
-            format!(
-                "server '{server}' closed the connection before it answered: whether the call ran is unknown"
-            ),
-            Outcome::TransportError,
-        ),
-        HubError::Upstream(UpstreamError::Timeout(after)) => row(
-            S::GATEWAY_TIMEOUT,
-            Code::TIMEOUT,
-            "timeout",
-            format!("server '{server}' did not answer within {after:?}: whether the call ran is unknown"),
-            Outcome::Timeout,
-        ),
-        HubError::Lie(lie) => row(
-            S::BAD_GATEWAY,
-            Code::BAD_UPSTREAM,
-            lie_reason(*lie),
-            format!("server '{server}' broke the protocol: {lie}"),
-            Outcome::TransportError,
-        ),
-    }
-}
-
-fn lie_reason(lie: Lie) -> &'static str {
-    match lie {
-        Lie::Redirect => "upstream_redirect",
-        Lie::Credentials => "upstream_credentials",
-        Lie::Type => "upstream_type",
-        Lie::Content => "upstream_content",
-        Lie::Truncated => "upstream_truncated",
-        Lie::TooLong => "upstream_too_long",
-        Lie::NoResponse => "upstream_no_response",
-        Lie::Status(_) => "upstream_status",
-    }
 }

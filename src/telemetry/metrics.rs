@@ -15,6 +15,7 @@ use prometheus::{
 };
 
 use super::connections::{ConnectionFamilies, ListenerMeters};
+use super::fleet::FleetFamilies;
 use crate::mcp::Method;
 
 /// How an exchange ended. Three layers are told apart: transport, JSON-RPC, and the tool itself.
@@ -71,7 +72,7 @@ pub struct Meters {
 }
 
 #[derive(Debug)]
-struct Families {
+pub(super) struct Families {
     requests: IntCounterVec,
     tool_calls: IntCounterVec,
     operation: HistogramVec,
@@ -80,7 +81,7 @@ struct Families {
     sessions_active: IntGaugeVec,
     sessions_opened: IntCounterVec,
     server_up: IntGaugeVec,
-    endpoint_up: IntGaugeVec,
+    pub(super) fleet: FleetFamilies,
     health_checks: IntCounterVec,
     starts: IntCounterVec,
     restarts: IntCounterVec,
@@ -250,11 +251,7 @@ impl Families {
                 "Whether a server has an endpoint that can answer.",
                 &["server"],
             )?,
-            endpoint_up: gauges(
-                "tollgate_endpoint_up",
-                "Whether an endpoint is in rotation; endpoints are numbered in file order.",
-                &["server", "endpoint"],
-            )?,
+            fleet: FleetFamilies::new(registry)?,
             health_checks: counter(
                 "tollgate_server_health_checks_total",
                 "Health checks by result.",
@@ -300,15 +297,15 @@ impl Families {
 /// The handles of one server. Each is made at its first use, so unused combinations cost no series.
 #[derive(Debug)]
 pub struct ServerMeters {
-    id: String,
-    families: Arc<Families>,
+    pub(super) id: String,
+    pub(super) families: Arc<Families>,
     requests: [[OnceLock<IntCounter>; Outcome::COUNT]; Method::COUNT],
     operation: [OnceLock<Histogram>; Method::COUNT],
     upstream: [OnceLock<Histogram>; Method::COUNT],
     tools: Mutex<HashMap<Box<str>, Arc<ToolMeters>>>,
     other_tools: ToolMeters,
     tool_labels_max: usize,
-    endpoints: Mutex<Vec<usize>>,
+    pub(super) endpoints: Mutex<Vec<usize>>,
 }
 
 #[derive(Debug, Default)]
@@ -394,15 +391,6 @@ impl ServerMeters {
         self.families.sessions_opened.with_label_values(&[&self.id]).inc();
     }
 
-    /// Whether endpoint number `at` is in rotation.
-    pub fn endpoint_up(&self, at: usize, up: bool) {
-        let mut known = self.endpoints.lock();
-        if !known.contains(&at) {
-            known.push(at);
-        }
-        self.families.endpoint_up.with_label_values(&[self.id.as_str(), &at.to_string()]).set(i64::from(up));
-    }
-
     /// Whether any endpoint is in rotation.
     pub fn up(&self, up: bool) {
         self.families.server_up.with_label_values(&[&self.id]).set(i64::from(up));
@@ -463,9 +451,7 @@ impl ServerMeters {
                 let _ = families.tool_calls.remove_label_values(&[id, tool, outcome.as_str()]);
             }
         }
-        for at in self.endpoints.lock().iter() {
-            let _ = families.endpoint_up.remove_label_values(&[id, &at.to_string()]);
-        }
+        self.remove_endpoints();
         for reason in DENIALS {
             let _ = families.denied.remove_label_values(&[id, reason]);
         }
@@ -499,7 +485,11 @@ mod tests {
             server.tool_call(&format!("real-{n}"), Outcome::Ok);
         }
         server.exchange(Method::ToolsCall, Outcome::Ok, Duration::from_millis(3));
-        server.endpoint_up(1, true);
+        server.endpoint_state(1, "healthy", true);
+        server.circuit(2);
+        server.ejected("late");
+        server.retried("broken");
+        server.session_restored(true);
         DENIALS.iter().for_each(|reason| server.denied(reason));
         let shown = text(&meters);
         assert!(!shown.contains("made-up"));

@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ::http::{Request, Response, Uri};
+use ::http::{HeaderMap, Request, Response, Uri};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -69,9 +69,15 @@ impl Connectors {
 /// Why a request got no answer.
 #[derive(Debug)]
 pub(super) enum SendError {
-    /// No connection: nothing was sent.
-    Connect,
+    /// No connection: nothing was sent, and these headers were to be.
+    Connect(Box<HeaderMap>),
     /// The connection broke after the request was given to it.
+    Broken(hyper::Error),
+}
+
+/// Why a connection could not be opened.
+enum OpenError {
+    Connect(Failure),
     Broken(hyper::Error),
 }
 
@@ -82,10 +88,10 @@ struct Line {
 }
 
 impl Line {
-    async fn open(connector: &Connector, to: &Uri) -> Result<Self, SendError> {
-        let io = connector.clone().call(to.clone()).await.map_err(|_| SendError::Connect)?;
+    async fn open(connector: &Connector, to: &Uri) -> Result<Self, OpenError> {
+        let io = connector.clone().call(to.clone()).await.map_err(OpenError::Connect)?;
         let shaken = http1::Builder::new().max_buf_size(READ_BYTES_MAX).handshake(io).await;
-        let (sender, connection) = shaken.map_err(SendError::Broken)?;
+        let (sender, connection) = shaken.map_err(OpenError::Broken)?;
         Ok(Self { sender, connection: Box::pin(connection) })
     }
 
@@ -155,7 +161,14 @@ impl Lines {
                 },
             }
         }
-        let mut line = Box::pin(Line::open(connector, to)).await?;
+        let mut line = match Box::pin(Line::open(connector, to)).await {
+            Ok(line) => line,
+            Err(OpenError::Broken(error)) => return Err(SendError::Broken(error)),
+            Err(OpenError::Connect(error)) => {
+                tracing::debug!(%error, "no connection");
+                return Err(SendError::Connect(Box::new(std::mem::take(request.headers_mut()))));
+            }
+        };
         let sending = line.sender.send_request(request);
         let sent = Line::drive(&mut line.connection, sending).await;
         sent.map(|response| self.answer(response, line)).map_err(SendError::Broken)

@@ -38,7 +38,7 @@ fn substrates_are_seen_in_code_and_not_in_comments() {
     let sources = [
         source("src/hub.rs", "// pingora\nuse pingora_core::X;"),
         source("src/proxy/a.rs", "use pingora_proxy::Session;"),
-        source("src/upstream/select.rs", "use pingora_core::Y;"),
+        source("src/limit/flood.rs", "use pingora_core::Y;"),
     ];
     check(naming("pingora", NAME_PINGORA, &sources), &["src/hub.rs:2: names pingora"]);
 }

@@ -49,6 +49,10 @@ pub(super) fn into_server(
         health: raw.health,
         instances: raw.instances,
         idle_timeout: raw.idle_timeout,
+        balance: raw.balance,
+        hash_by: raw.hash_by,
+        breaker: raw.breaker,
+        retry: raw.retry,
         limit: raw.limit,
         tools: raw.tools,
     })

@@ -61,6 +61,7 @@ impl Checker<'_> {
         match kind.as_str() {
             "local-process" => {
                 self.no_effect(timeouts.connect.as_ref(), "connect", "a local process");
+                self.no_effect(timeouts.initialize.as_ref(), "initialize", "a local process: see `start`");
                 self.local(form, raw, server).map(Runtime::Local)
             }
             name @ ("remote-http" | "remote-sse" | "raw-http") => {
@@ -143,7 +144,7 @@ impl Checker<'_> {
         let credential = self.credential(server.auth.take(), &headers);
         let health_span = server.health.as_ref().map(|health| health.span);
         let health = self.health(server.health.take());
-        if let (RemoteKind::Raw, HealthKind::Mcp, Some(span)) = (kind, &health.kind, health_span) {
+        if let (RemoteKind::Raw, HealthKind::Mcp { .. }, Some(span)) = (kind, &health.kind, health_span) {
             self.report.add(
                 span,
                 Code::Conflict,
@@ -159,7 +160,7 @@ impl Checker<'_> {
                 self.missing(span, "a remote server needs `url` or `endpoints`");
                 return None;
             }
-            (Some(url), None) => vec![Endpoint { url: self.url(&url)?, weight: 1 }],
+            (Some(url), None) => vec![Endpoint { url: self.url(&url)?, weight: 1, drain: false }],
             (None, Some(endpoints)) => self.endpoints(endpoints),
         };
         Some(Remote { kind, endpoints, headers, credential, health })
@@ -250,7 +251,7 @@ impl Checker<'_> {
                     "use `weight` for a larger share",
                 );
             }
-            endpoints.push(Endpoint { url: checked, weight });
+            endpoints.push(Endpoint { url: checked, weight, drain: endpoint.drain.unwrap_or(false) });
         }
         endpoints
     }

@@ -1,12 +1,14 @@
 //! Checks limits of servers and tools.
 //! Not here: limits of callers (`conf`); counting (`limit`).
 
+use std::collections::BTreeMap;
+
 use super::Checker;
-use crate::catalog::model::{RemoteKind, Runtime};
-use crate::catalog::raw::{RawShared, RawTool};
+use crate::catalog::model::{RemoteKind, Runtime, Timeouts, Tool};
+use crate::catalog::raw::{RawServer, RawShared, RawTool};
 use crate::catalog::{Shared, Throttle, ToolThrottle};
 use crate::conf::{Limit, Rate};
-use crate::document::{At, Code, Entries};
+use crate::document::{At, Code};
 
 /// Tokens in a second that a bucket can still tell apart: one in each nanosecond.
 const PER_SECOND_MAX: u128 = 1_000_000_000;
@@ -14,14 +16,15 @@ const PER_SECOND_MAX: u128 = 1_000_000_000;
 const TOOL_NAME_BYTES_MAX: usize = 1024;
 
 impl Checker<'_> {
-    /// Checks the limits of a server and its tools.
+    /// Checks the limits of a server, and what is said of its tools.
     pub(super) fn throttle(
         &mut self,
-        limit: Option<At<RawShared>>,
-        tools: Option<At<Entries<At<RawTool>>>>,
+        server: &mut RawServer,
         runtime: &Runtime,
+        timeouts: &Timeouts,
         enabled: bool,
-    ) -> Throttle {
+    ) -> (Throttle, BTreeMap<String, Tool>) {
+        let (limit, tools) = (server.limit.take(), server.tools.take());
         if let (Some(span), false) = (limit.as_ref().map(|limit| limit.span), enabled) {
             self.report.warn(span, Code::Unused, "a limit of a disabled server limits nobody");
         }
@@ -31,6 +34,7 @@ impl Checker<'_> {
         }
         let limit = limit.and_then(|limit| self.shared(&limit));
         let mut checked: Vec<(String, ToolThrottle)> = Vec::new();
+        let mut calls = BTreeMap::new();
         for (name, raw) in tools.map(|tools| tools.value.0).unwrap_or_default() {
             if name.is_empty() || name.len() > TOOL_NAME_BYTES_MAX {
                 let message = format!("expected the name of a tool, of at most {TOOL_NAME_BYTES_MAX} bytes");
@@ -41,15 +45,33 @@ impl Checker<'_> {
                     format!("`{}` is taken for the exact name of a tool, not for a pattern", name.value);
                 self.report.warn(name.span, Code::Unused, message);
             }
-            let tool = self.tool(&name, &raw, limit.as_ref());
-            checked.push((name.value, tool));
+            if let Some(tool) = self.tool_calls(&raw, timeouts) {
+                calls.insert(name.value.clone(), tool);
+            }
+            if let Some(tool) = self.tool(&name, &raw, limit.as_ref()) {
+                checked.push((name.value, tool));
+            }
         }
-        Throttle { limit, tools: checked }
+        (Throttle { limit, tools: checked }, calls)
     }
 
-    fn tool(&mut self, name: &At<String>, raw: &At<RawTool>, server: Option<&Shared>) -> ToolThrottle {
+    fn tool(
+        &mut self,
+        name: &At<String>,
+        raw: &At<RawTool>,
+        server: Option<&Shared>,
+    ) -> Option<ToolThrottle> {
         if raw.cost.is_none() && raw.limit.is_none() {
-            self.missing(name.span, format!("tool `{}` has neither a cost nor a limit", name.value));
+            if raw.timeouts.is_none() && raw.idempotent.is_none() {
+                self.missing(
+                    name.span,
+                    format!(
+                        "tool `{}` says nothing: expected `cost`, `limit`, `timeouts` or `idempotent`",
+                        name.value
+                    ),
+                );
+            }
+            return None;
         }
         let own = raw.limit.as_ref().and_then(|limit| self.shared(limit));
         let cost = raw.cost.as_ref().map_or(1, |cost| cost.value);
@@ -70,7 +92,7 @@ impl Checker<'_> {
         if let (Some(own), Some(server), Some(at)) = (&own, server, &raw.limit) {
             self.loose(at, own, server, cost);
         }
-        ToolThrottle { cost, limit: own }
+        Some(ToolThrottle { cost, limit: own })
     }
 
     /// Warns of a tool's limit that the server's own is always hit before.

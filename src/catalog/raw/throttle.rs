@@ -1,9 +1,10 @@
-//! The form of limits of servers and tools in `catalog.yaml`.
+//! The form of limits of servers, and of what is said of tools, in `catalog.yaml`.
 //! Not here: what they may say (`check/throttle.rs`); limits of callers (`conf`).
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::RawToolTimeouts;
 use crate::document::{At, Period};
 
 /// How often, and how many at once.
@@ -34,4 +35,9 @@ pub(in crate::catalog) struct RawTool {
     pub(in crate::catalog) cost: Option<At<u32>>,
     /// Its own limit.
     pub(in crate::catalog) limit: Option<At<RawShared>>,
+    /// Deadlines of its calls, instead of the server's.
+    pub(in crate::catalog) timeouts: Option<RawToolTimeouts>,
+    /// Whether a call may be sent again after its connection broke, because calling twice does no more than calling
+    /// once. Default: false, no call is ever sent twice.
+    pub(in crate::catalog) idempotent: Option<bool>,
 }

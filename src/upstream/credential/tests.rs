@@ -27,7 +27,7 @@ fn runtime(credential: Credential) -> Runtime {
     };
     Runtime::Remote(Remote {
         kind: RemoteKind::Http,
-        endpoints: vec![Endpoint { url: "http://127.0.0.1:9/".parse().unwrap(), weight: 1 }],
+        endpoints: vec![Endpoint { url: "http://127.0.0.1:9/".parse().unwrap(), weight: 1, drain: false }],
         headers: HeaderMap::new(),
         credential: Some(Box::new(credential)),
         health,
