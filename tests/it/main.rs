@@ -34,6 +34,7 @@ mod readme;
 mod recorder;
 mod scorecard;
 mod settings;
+mod sim;
 mod stdio;
 mod streams;
 mod tls;
