@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::rejection::unsure::{OUTCOME, UNKNOWN};
 use super::rejection::{Rejection, Style};
 use super::standing::Standing;
 use super::{Ctx, body, cors, headers};
@@ -305,8 +306,8 @@ impl Passing {
         let (code, words, outcome) = ending.words();
         self.outcome = Some(outcome);
         if self.stream.events && !resumable {
-            let error =
-                RpcError { code, message: words.into(), data: Some(json!({"reason": ending.reason()})) };
+            let data = Some(json!({"reason": ending.reason(), OUTCOME: UNKNOWN}));
+            let error = RpcError { code, message: words.into(), data };
             let event = encode_event(&error.to_message(self.id.as_ref()));
             if self.there && self.decoder.as_ref().is_some_and(Decoder::is_within_event) {
                 // What the server left half said must not swallow it.

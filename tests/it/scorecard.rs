@@ -14,6 +14,7 @@ mod jwks;
 mod keys;
 mod listed;
 mod mirrored;
+mod once;
 mod passthrough;
 mod payloads;
 mod routes;

@@ -124,6 +124,10 @@ impl Line {
 
     /// Writes an answer piece by piece.
     pub(super) async fn say(&mut self, said: &Said, asked: &Asked, shared: &Shared) -> Ended {
+        if asked.n().is_some() {
+            // Before the client has it, and may look.
+            shared.note(|facts| facts.answer_bytes = said.length());
+        }
         for (wait, piece) in &said.pieces {
             if !wait.is_zero() && !self.pause(*wait).await {
                 return Ended::Gone;
@@ -134,9 +138,6 @@ impl Line {
         }
         if said.stays_open {
             return self.pass_on_news(shared).await;
-        }
-        if asked.n().is_some() {
-            shared.note(|facts| facts.answer_bytes = said.length());
         }
         Ended::Whole
     }

@@ -177,7 +177,14 @@ async fn misbehave(line: &mut Line, manner: Manner, asked: &super::Asked, shared
         }
         Manner::Cut(bytes, end) => {
             let whole = speak::honest(asked, shared).bytes();
-            line.write_and_end(&whole[..bytes.min(whole.len())], end).await
+            if bytes < whole.len() {
+                return line.write_and_end(&whole[..bytes], end).await;
+            }
+            // Nothing is missing, so the other side may send more: nobody reads it.
+            if line.write(&whole).await {
+                line.end(end).await;
+            }
+            Ended::Broken
         }
         Manner::Drip(bytes, every) => {
             let whole = speak::honest(asked, shared).bytes();
