@@ -13,6 +13,7 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::rejection::unsure::{OUTCOME, UNKNOWN};
@@ -148,8 +149,14 @@ fn head(
 /// lines are that its server writes.
 const LOOKED_AT_BYTES_MAX: usize = 64 * 1024;
 
+/// A stream that always has more lets others have their turn after so much: without it one flood for each thread is
+/// enough to keep connections from being accepted and timers from being looked at for seconds.
+const TURN_BYTES: usize = 256 * 1024;
+
 /// A stream on its way to the client.
 struct Passing {
+    /// What has passed in this turn.
+    turn_bytes: usize,
     stream: Stream,
     decoder: Option<Decoder>,
     outcome: Option<Outcome>,
@@ -225,7 +232,20 @@ impl Passing {
         };
         let outcome = None;
         let (there, broken, revoked) = (true, false, false);
-        Self { stream, decoder, outcome, id, leaving_cancels, draining, standing, there, broken, revoked }
+        let turn_bytes = 0;
+        Self {
+            turn_bytes,
+            stream,
+            decoder,
+            outcome,
+            id,
+            leaving_cancels,
+            draining,
+            standing,
+            there,
+            broken,
+            revoked,
+        }
     }
 
     async fn run(&mut self, session: &mut Session) {
@@ -253,6 +273,9 @@ impl Passing {
 
     /// Waits for a piece, a deadline, the client's leaving or the gateway's end, whichever comes first.
     async fn next(&mut self, session: &mut Session) -> Next {
+        if let Some(end) = self.is_over() {
+            return end;
+        }
         let idle = self.stream.idle.map(|idle| Instant::now() + idle);
         let until = [idle, self.stream.deadline].into_iter().flatten().min();
         tokio::select! {
@@ -269,13 +292,35 @@ impl Passing {
         }
     }
 
+    /// Why nothing more of it may pass. Asked before each piece: a server that always has one more is not waited for,
+    /// and so would outlast whatever ends a wait.
+    fn is_over(&mut self) -> Option<Next> {
+        if self.stream.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Some(Next::End(Ending::Late));
+        }
+        if self.draining.as_ref().is_some_and(|draining| *draining.borrow()) {
+            return Some(Next::Drained);
+        }
+        let stands = self.standing.as_mut().is_none_or(Standing::still_holds);
+        (!stands).then_some(Next::Revoked)
+    }
+
     async fn pass(&mut self, session: &mut Session, piece: Bytes) {
         if piece.is_empty() {
             return;
         }
+        self.turn_bytes += piece.len();
+        if self.turn_bytes >= TURN_BYTES {
+            self.turn_bytes = 0;
+            yield_now().await;
+        }
         if let Some(decoder) = &mut self.decoder {
-            let outcome = &mut self.outcome;
-            decoder.feed(&piece, |event| match event.map(Answer::read) {
+            let (outcome, id) = (&mut self.outcome, self.id.as_ref());
+            let read = |event: &[u8]| match id {
+                Some(id) => Answer::read_to(event, id),
+                None => Answer::read(event),
+            };
+            decoder.feed(&piece, |event| match event.map(read) {
                 Some(Some(Answer::Response(verdict))) => {
                     *outcome = Some(match verdict {
                         Verdict::Ok => Outcome::Ok,
