@@ -43,7 +43,7 @@ pub(super) async fn relay(
     let endpoint = arrived.endpoint;
     let sift = Sift::of(&upstream.policy, caller, asked.method, asked.era);
     let (method, response) = (asked.method, asked.wants_response);
-    let expected = answer::Expected { method, response, to: &asked.body, sift };
+    let expected = answer::Expected { method, response, id: asked.id.as_ref(), sift };
     let mut relayed = answer::read(upstream, &hub.limits, arrived, expected).await?;
     if asked.era == Era::Legacy {
         seal(

@@ -9,6 +9,7 @@ mod bombs;
 mod callers;
 mod h2;
 mod heads;
+mod hostile;
 mod json;
 mod jwks;
 mod keys;
