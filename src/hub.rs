@@ -21,7 +21,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::auth::{Allowed, Caller, Demand, Denied};
 use crate::conf::Limits;
-use crate::mcp::{Era, Method};
+use crate::mcp::{Era, Id, Method};
 use crate::reply::Reply;
 use crate::session::{Sealer, SessionError, Sessions};
 use crate::telemetry::Outcome;
@@ -40,6 +40,8 @@ pub struct Asked {
     pub demand: Demand,
     /// Whether the client waits for a response to a request.
     pub wants_response: bool,
+    /// The request's id: only a response with it is the answer.
+    pub id: Option<Id>,
     /// The era the client speaks.
     pub era: Era,
     /// Headers that travel on, chosen by the proxy; no credential is among them.

@@ -38,6 +38,8 @@ pub struct Stream {
     pub idle: Option<Duration>,
     /// Deadline of the whole answer; `None` for streams that are open-ended.
     pub deadline: Option<tokio::time::Instant>,
+    /// How long that was from the start.
+    pub total: Duration,
     /// Whether the bytes are server-sent events.
     pub events: bool,
 }

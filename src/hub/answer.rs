@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::sift::Sift;
 use super::{HubError, Lie, Relayed, whole};
 use crate::conf::Limits;
-use crate::mcp::{self, Answer, Code, Id, Method, ParseLimits, RpcError, Verdict};
+use crate::mcp::{Answer, Code, Id, Method, RpcError, Verdict};
 use crate::reply::{Body, Reply, Stream};
 use crate::telemetry::Outcome;
 use crate::upstream::{self, Arrived, Deadline, Fault, Treatment, UpstreamError};
@@ -42,8 +42,8 @@ pub(super) struct Expected<'m> {
     pub(super) method: Method,
     /// Whether a JSON-RPC response is owed.
     pub(super) response: bool,
-    /// The message that was sent, for its id.
-    pub(super) to: &'m [u8],
+    /// The id of the request.
+    pub(super) id: Option<&'m Id>,
     /// What becomes of lists in it.
     pub(super) sift: Option<Arc<Sift>>,
     /// How the call is treated.
@@ -51,10 +51,16 @@ pub(super) struct Expected<'m> {
 }
 
 impl Expected<'_> {
-    /// The id of the message. Only failures ask for it, so it is not carried along.
-    fn id(&self, limits: &Limits) -> Option<Id> {
-        let message = mcp::parse(self.to, ParseLimits { depth_max: limits.json_depth_max }).ok()?;
-        Id::from_json(message.id?.get())
+    /// The response to the request; `None` if the message is none, or one to another request.
+    fn verdict(&self, message: &[u8]) -> Option<Verdict> {
+        let answer = match self.id {
+            Some(id) => Answer::read_to(message, id),
+            None => Answer::read(message),
+        };
+        match answer {
+            Some(Answer::Response(verdict)) => Some(verdict),
+            _ => None,
+        }
     }
 }
 
@@ -113,20 +119,19 @@ async fn read_on(
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
             return Err(HubError::Lie(Lie::Credentials));
         }
-        status if !status.is_success() => {
-            Box::pin(failure(status, &head.headers, reader, expected, limits)).await?
-        }
+        status if !status.is_success() => Box::pin(failure(status, &head.headers, reader, expected)).await?,
         status if kind == Type::Events && (expected.response || expected.method == Method::Stream) => {
             let headers = streaming(passed(&head.headers));
             let rest = match &expected.sift {
                 None => reader.rest.boxed_unsync(),
                 Some(sift) => {
                     let events =
-                        Arc::clone(sift).events(reader.rest, limits.answer_bytes_max, expected.id(limits));
+                        Arc::clone(sift).events(reader.rest, limits.answer_bytes_max, expected.id.cloned());
                     events.boxed_unsync()
                 }
             };
-            let stream = Stream { first: Bytes::new(), rest, idle, deadline, events: true };
+            let total = treatment.total;
+            let stream = Stream { first: Bytes::new(), rest, idle, deadline, total, events: true };
             (Reply { status, headers, body: Body::Stream(Box::new(stream)) }, None)
         }
         status if !expected.response => {
@@ -136,8 +141,8 @@ async fn read_on(
             (whole(status, HeaderMap::new(), Bytes::new()), Some(Outcome::Ok))
         }
         status if kind == Type::Json => match &expected.sift {
-            None => json(status, &head.headers, reader).await?,
-            Some(sift) => Box::pin(list(status, &head.headers, reader, sift, limits)).await?,
+            None => json(status, &head.headers, reader, &expected).await?,
+            Some(sift) => Box::pin(list(status, &head.headers, reader, (sift, &expected), limits)).await?,
         },
         _ => return Err(HubError::Lie(Lie::Type)),
     };
@@ -150,11 +155,12 @@ async fn json(
     status: StatusCode,
     headers: &HeaderMap,
     reader: Reader,
+    expected: &Expected<'_>,
 ) -> Result<(Reply, Option<Outcome>), HubError> {
     let headers = passed(headers);
     match reader.collect(LOOKED_AT_BYTES_MAX).await? {
         Collected::All(body) => {
-            let Some(Answer::Response(verdict)) = Answer::read(&body) else {
+            let Some(verdict) = expected.verdict(&body) else {
                 return Err(HubError::Lie(Lie::Content));
             };
             Ok((whole(status, headers, body), Some(outcome_of(verdict))))
@@ -163,9 +169,9 @@ async fn json(
             if first.trim_ascii_start().first() != Some(&b'{') {
                 return Err(HubError::Lie(Lie::Content));
             }
-            let Reader { rest, idle, deadline, .. } = reader;
+            let Reader { rest, idle, deadline, total } = reader;
             let stream =
-                Stream { first, rest: rest.boxed_unsync(), idle: Some(idle), deadline, events: false };
+                Stream { first, rest: rest.boxed_unsync(), idle: Some(idle), deadline, total, events: false };
             Ok((Reply { status, headers, body: Body::Stream(Box::new(stream)) }, Some(Outcome::Ok)))
         }
     }
@@ -176,13 +182,13 @@ async fn list(
     status: StatusCode,
     headers: &HeaderMap,
     reader: Reader,
-    sift: &Sift,
+    (sift, expected): (&Sift, &Expected<'_>),
     limits: &Limits,
 ) -> Result<(Reply, Option<Outcome>), HubError> {
     let Collected::All(body) = reader.collect(limits.answer_bytes_max).await? else {
         return Err(HubError::Lie(Lie::TooLong));
     };
-    let Some(Answer::Response(verdict)) = Answer::read(&body) else {
+    let Some(verdict) = expected.verdict(&body) else {
         return Err(HubError::Lie(Lie::Content));
     };
     let body = sift.message(body).map_err(HubError::Lie)?;
@@ -196,7 +202,6 @@ async fn failure(
     headers: &HeaderMap,
     reader: Reader,
     expected: &Expected<'_>,
-    limits: &Limits,
 ) -> Result<(Reply, Option<Outcome>), HubError> {
     let outcome = if status.is_server_error() { Outcome::TransportError } else { Outcome::RpcError };
     let json = type_of(headers) == Type::Json;
@@ -212,7 +217,9 @@ async fn failure(
         };
         return Ok((whole(status, headers, body), Some(outcome)));
     }
-    if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
+    // From 600 on a status is none of HTTP.
+    let is_error = status.is_server_error() || status.as_u16() >= 600;
+    if is_error && status != StatusCode::SERVICE_UNAVAILABLE {
         return Err(HubError::Lie(Lie::Status(status.as_u16())));
     }
     let error = RpcError {
@@ -221,7 +228,7 @@ async fn failure(
         data: None,
     };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok((whole(status, headers, error.to_message(expected.id(limits).as_ref())), Some(outcome)))
+    Ok((whole(status, headers, error.to_message(expected.id)), Some(outcome)))
 }
 
 /// The outcome that a response carries.

@@ -18,7 +18,7 @@ use super::sift::Sift;
 use super::{Asked, Hub, HubError, Lie, Relayed, whole};
 use crate::auth::{Allowed, Caller};
 use crate::catalog::Runtime;
-use crate::mcp::{Answer, Decoder, Method, Revision};
+use crate::mcp::{Answer, Decoder, Id, Method, Revision};
 use crate::reply::{Body, Stream};
 use crate::upstream::{Deadline, Outgoing, Treatment, Upstream, UpstreamError};
 
@@ -77,15 +77,16 @@ async fn open(
     });
     let hello = Bytes::from(hello.to_string());
     let treatment = upstream.treatment(Method::Initialize, None);
-    let outgoing_hello =
-        Outgoing { method: Verb::POST, headers: headers.clone(), body: hello.clone(), treatment };
+    let outgoing_hello = Outgoing { method: Verb::POST, headers: headers.clone(), body: hello, treatment };
     let route = route_to(permitted, caller, None, || Ok(None))?;
     let arrived = hub.fleet.call(&route, outgoing_hello).await?;
     let endpoint = Some(arrived.endpoint());
     let session = arrived.response.headers().get(&SESSION).and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let expected = Expected { method: Method::Initialize, response: true, to: &hello, sift: None, treatment };
+    let id = Id::number(0);
+    let expected =
+        Expected { method: Method::Initialize, response: true, id: Some(&id), sift: None, treatment };
     let relayed = answer::read(&hub.limits, arrived, expected).await?;
-    let relayed = settle(hub, relayed).await?;
+    let relayed = settle(hub, relayed, Some(&id)).await?;
     if !relayed.reply.status.is_success() {
         // A server without `initialize` may still answer plain calls; it will say so itself if not.
         return Ok(Link { endpoint: None, session: None });
@@ -95,13 +96,7 @@ async fn open(
     let ready = outgoing(headers, &link, Bytes::from_static(INITIALIZED.as_bytes()), treatment);
     let route = route_to(permitted, caller, None, || Ok(link.endpoint))?;
     let arrived = hub.fleet.call(&route, ready).await?;
-    let expected = Expected {
-        method: Method::Initialized,
-        response: false,
-        to: INITIALIZED.as_bytes(),
-        sift: None,
-        treatment,
-    };
+    let expected = Expected { method: Method::Initialized, response: false, id: None, sift: None, treatment };
     answer::read(&hub.limits, arrived, expected).await?;
     Ok(link)
 }
@@ -130,14 +125,19 @@ async fn send(
     let arrived = hub.fleet.call(&route, outgoing).await?;
     upstream.meters.upstream(asked.method, arrived.took);
     let sift = Sift::of(&upstream.policy, caller, asked.method, asked.era);
-    let expected =
-        Expected { method: asked.method, response: asked.wants_response, to: &asked.body, sift, treatment };
+    let expected = Expected {
+        method: asked.method,
+        response: asked.wants_response,
+        id: asked.id.as_ref(),
+        sift,
+        treatment,
+    };
     let relayed = answer::read(&hub.limits, arrived, expected).await?;
-    settle(hub, relayed).await
+    settle(hub, relayed, asked.id.as_ref()).await
 }
 
 /// An answer as one JSON message: of a stream, only the response remains.
-async fn settle(hub: &Hub, mut relayed: Relayed) -> Result<Relayed, HubError> {
+async fn settle(hub: &Hub, mut relayed: Relayed, id: Option<&Id>) -> Result<Relayed, HubError> {
     let body = std::mem::replace(&mut relayed.reply.body, Body::Whole(Bytes::new()));
     let stream = match body {
         Body::Stream(stream) if stream.events => stream,
@@ -146,7 +146,7 @@ async fn settle(hub: &Hub, mut relayed: Relayed) -> Result<Relayed, HubError> {
             return Ok(relayed);
         }
     };
-    let (message, verdict) = response_of(*stream, hub.limits.answer_bytes_max).await?;
+    let (message, verdict) = response_of(*stream, id, hub.limits.answer_bytes_max).await?;
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     relayed.reply = whole(relayed.reply.status, headers, message);
@@ -156,16 +156,18 @@ async fn settle(hub: &Hub, mut relayed: Relayed) -> Result<Relayed, HubError> {
 
 async fn response_of(
     mut stream: Stream,
+    id: Option<&Id>,
     bytes_max: usize,
 ) -> Result<(Bytes, crate::telemetry::Outcome), HubError> {
     let mut decoder = Decoder::new(bytes_max);
     let mut found = None;
     while found.is_none() {
         let idle = tokio::time::Instant::now() + stream.idle.unwrap_or(std::time::Duration::from_secs(120));
-        let until = stream.deadline.map_or(idle, |deadline| deadline.min(idle));
-        let frame = timeout_at(until, stream.rest.frame()).await;
-        let frame =
-            frame.map_err(|_| UpstreamError::Late(Deadline::Idle, stream.idle.unwrap_or_default()))?;
+        let (until, late) = match stream.deadline.filter(|deadline| *deadline < idle) {
+            Some(deadline) => (deadline, UpstreamError::Late(Deadline::Total, stream.total)),
+            None => (idle, UpstreamError::Late(Deadline::Idle, stream.idle.unwrap_or_default())),
+        };
+        let frame = timeout_at(until, stream.rest.frame()).await.map_err(|_| late)?;
         let frame =
             frame.ok_or(HubError::Lie(Lie::NoResponse))?.map_err(|_| HubError::Lie(Lie::Truncated))?;
         let Ok(data) = frame.into_data() else { continue };
@@ -173,13 +175,22 @@ async fn response_of(
         decoder.feed(&data, |event| match event {
             None => too_long = true,
             Some(message) => {
-                if let (None, Some(Answer::Response(verdict))) = (&found, Answer::read(message)) {
+                let answer = id.map_or_else(|| Answer::read(message), |id| Answer::read_to(message, id));
+                if let (None, Some(Answer::Response(verdict))) = (&found, answer) {
                     found = Some((Bytes::copy_from_slice(message), answer::outcome_of(verdict)));
                 }
             }
         });
         if (too_long || decoder.is_overlong()) && found.is_none() {
             return Err(HubError::Lie(Lie::TooLong));
+        }
+        if found.is_none() {
+            // A server that always has more is not waited for, and so would outlast what ends a wait, and let nobody
+            // else have a turn.
+            tokio::task::yield_now().await;
+            if stream.deadline.is_some_and(|deadline| deadline <= tokio::time::Instant::now()) {
+                return Err(UpstreamError::Late(Deadline::Total, stream.total).into());
+            }
         }
     }
     found.ok_or(HubError::Lie(Lie::NoResponse))

@@ -44,7 +44,7 @@ pub(super) async fn relay(
     let endpoint = arrived.endpoint();
     let sift = Sift::of(&upstream.policy, caller, asked.method, asked.era);
     let (method, response) = (asked.method, asked.wants_response);
-    let expected = answer::Expected { method, response, to: &asked.body, sift, treatment };
+    let expected = answer::Expected { method, response, id: asked.id.as_ref(), sift, treatment };
     let mut relayed = answer::read(&hub.limits, arrived, expected).await?;
     if asked.era == Era::Legacy {
         seal(

@@ -5,6 +5,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+use super::message::Id;
+
 /// The outcome that a JSON-RPC response carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -21,12 +23,16 @@ pub enum Verdict {
 pub enum Answer {
     /// The response to a request.
     Response(Verdict),
+    /// The response to a request that is not the one.
+    Foreign,
     /// A notification or a request of the server.
     Other,
 }
 
 #[derive(Deserialize)]
 struct Envelope<'a> {
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
     #[serde(default)]
     method: Option<IgnoredAny>,
     #[serde(borrow, default)]
@@ -44,7 +50,20 @@ struct ToolResult {
 impl Answer {
     /// Reads a whole message; `None` if it is not JSON or not a JSON-RPC message.
     pub fn read(message: &[u8]) -> Option<Self> {
-        let envelope: Envelope<'_> = serde_json::from_slice(message).ok()?;
+        Self::of(&envelope(message)?)
+    }
+
+    /// The same, told apart by whether it answers the request `id`.
+    pub fn read_to(message: &[u8], id: &Id) -> Option<Self> {
+        let envelope = envelope(message)?;
+        let own = envelope.id.is_some_and(|raw| id.is(raw.get()));
+        match Self::of(&envelope)? {
+            Self::Response(_) if !own => Some(Self::Foreign),
+            answer => Some(answer),
+        }
+    }
+
+    fn of(envelope: &Envelope<'_>) -> Option<Self> {
         if envelope.error.is_some() {
             Some(Self::Response(Verdict::RpcError))
         } else if let Some(result) = envelope.result {
@@ -52,9 +71,14 @@ impl Answer {
                 && serde_json::from_str::<ToolResult>(result.get()).is_ok_and(|result| result.is_error);
             Some(Self::Response(if failed { Verdict::ToolError } else { Verdict::Ok }))
         } else {
-            envelope.method.map(|_| Self::Other)
+            envelope.method.as_ref().map(|_| Self::Other)
         }
     }
+}
+
+/// The members of a message that is an object: serde would read a list as well, member by member.
+fn envelope(message: &[u8]) -> Option<Envelope<'_>> {
+    (message.trim_ascii_start().first() == Some(&b'{')).then(|| serde_json::from_slice(message).ok())?
 }
 
 #[cfg(test)]
@@ -77,5 +101,21 @@ mod tests {
         check("<html>", None);
         check("{}", None);
         check("[]", None);
+        check("[1,2,3,4]", None);
+        check(" {\"result\":{}}", Some(Answer::Response(Verdict::Ok)));
+    }
+
+    #[test]
+    fn knows_its_own_response_however_the_id_is_written() {
+        let own = |id: &str, message: &str| Answer::read_to(message.as_bytes(), &Id::from_json(id).unwrap());
+        let response = Some(Answer::Response(Verdict::Ok));
+        assert_eq!(own("7", r#"{"result":{},"id":7}"#), response);
+        assert_eq!(own(r#""a/b""#, r#"{"id":"a\/b","result":{}}"#), response);
+        for foreign in ["8", "\"7\"", "null", "[7]", "7.5"] {
+            let message = format!(r#"{{"id":{foreign},"result":{{}}}}"#);
+            assert_eq!(own("7", &message), Some(Answer::Foreign), "{message}");
+        }
+        assert_eq!(own("7", r#"{"result":{}}"#), Some(Answer::Foreign));
+        assert_eq!(own("7", r#"{"method":"ping","id":9}"#), Some(Answer::Other));
     }
 }

@@ -51,6 +51,12 @@ impl Id {
     pub fn as_json(&self) -> &str {
         &self.0
     }
+
+    /// Whether that JSON text is the same id, perhaps with other escapes.
+    pub fn is(&self, text: &str) -> bool {
+        let string = |text: &str| serde_json::from_str::<String>(text).ok();
+        *self.0 == *text || self.0.starts_with('"') && string(&self.0) == string(text)
+    }
 }
 
 /// What a message is.

@@ -111,6 +111,7 @@ async fn plain(
         method: message.method,
         demand: hub::demand(&message),
         wants_response: message.kind == Kind::Request,
+        id: id.clone(),
         era: Era::Legacy,
         headers: headers::forwarded(
             &http::HeaderMap::new(),
@@ -168,6 +169,7 @@ async fn message(
         method: message.method,
         demand: hub::demand(&message),
         wants_response: message.kind == Kind::Request,
+        id: id.clone(),
         era,
         headers: headers::forwarded(head, &Verb::POST, era, ctx.record.request_id_header()),
         session: session_id(head)?,
@@ -193,6 +195,7 @@ fn without_message(session: &Session, ctx: &mut Ctx, verb: Verb) -> Result<(Aske
         method,
         demand: Demand::Session,
         wants_response: false,
+        id: None,
         era: Era::Legacy,
         body: bytes::Bytes::new(),
     };

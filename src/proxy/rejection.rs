@@ -6,6 +6,7 @@
 mod denied;
 mod hub;
 mod unauthenticated;
+pub(super) mod unsure;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -337,6 +338,9 @@ impl Rejection {
             let mut data = json!({"reason": row.reason, "requestId": request_id});
             if let (Some((key, value)), Some(data)) = (which, data.as_object_mut()) {
                 data.insert(key.into(), value.into());
+            }
+            if let (true, Some(data)) = (unsure::may_have_run(self), data.as_object_mut()) {
+                data.insert(unsure::OUTCOME.into(), unsure::UNKNOWN.into());
             }
             let error = RpcError { code: row.code, message: row.words, data: Some(data) };
             error.to_message(self.id())

@@ -13,14 +13,17 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
+use super::rejection::unsure::{OUTCOME, UNKNOWN};
 use super::rejection::{Rejection, Style};
 use super::standing::Standing;
 use super::{Ctx, body, cors, headers};
 use crate::mcp::{Answer, Code, Decoder, Id, RpcError, Verdict, encode_event};
 use crate::reply::{Body, Reply, Stream};
 use crate::telemetry::Outcome;
+use crate::upstream::Deadline;
 
 /// What is looked at while a stream passes.
 pub(super) struct Watching {
@@ -147,8 +150,14 @@ fn head(
 /// lines are that its server writes.
 const LOOKED_AT_BYTES_MAX: usize = 64 * 1024;
 
+/// A stream that always has more lets others have their turn after so much: without it one flood for each thread is
+/// enough to keep connections from being accepted and timers from being looked at for seconds.
+const TURN_BYTES: usize = 256 * 1024;
+
 /// A stream on its way to the client.
 struct Passing {
+    /// What has passed in this turn.
+    turn_bytes: usize,
     stream: Stream,
     decoder: Option<Decoder>,
     outcome: Option<Outcome>,
@@ -178,7 +187,7 @@ enum Next {
 enum Ending {
     Whole,
     Broken,
-    Late,
+    Late(Deadline),
     /// It goes on, but no longer for this caller.
     Revoked,
 }
@@ -198,7 +207,7 @@ impl Ending {
             Self::Revoked => {
                 (Code::UNAUTHENTICATED, "the credential is not good any longer", Outcome::Denied)
             }
-            Self::Late => (Code::TIMEOUT, "the server's response did not come in time", Outcome::Timeout),
+            Self::Late(_) => (Code::TIMEOUT, "the server's response did not come in time", Outcome::Timeout),
         }
     }
 
@@ -206,7 +215,7 @@ impl Ending {
         match self {
             Self::Whole => "upstream_no_response",
             Self::Broken => "upstream_truncated",
-            Self::Late => "timeout",
+            Self::Late(_) => "timeout",
             Self::Revoked => "revoked",
         }
     }
@@ -224,7 +233,20 @@ impl Passing {
         };
         let outcome = None;
         let (there, broken, revoked) = (true, false, false);
-        Self { stream, decoder, outcome, id, leaving_cancels, draining, standing, there, broken, revoked }
+        let turn_bytes = 0;
+        Self {
+            turn_bytes,
+            stream,
+            decoder,
+            outcome,
+            id,
+            leaving_cancels,
+            draining,
+            standing,
+            there,
+            broken,
+            revoked,
+        }
     }
 
     async fn run(&mut self, session: &mut Session) {
@@ -252,8 +274,15 @@ impl Passing {
 
     /// Waits for a piece, a deadline, the client's leaving or the gateway's end, whichever comes first.
     async fn next(&mut self, session: &mut Session) -> Next {
+        if let Some(end) = self.is_over() {
+            return end;
+        }
         let idle = self.stream.idle.map(|idle| Instant::now() + idle);
-        let until = [idle, self.stream.deadline].into_iter().flatten().min();
+        let until = [
+            idle.map(|idle| (idle, Deadline::Idle)),
+            self.stream.deadline.map(|total| (total, Deadline::Total)),
+        ];
+        let until = until.into_iter().flatten().min_by_key(|(at, _)| *at);
         tokio::select! {
             biased;
             frame = self.stream.rest.frame() => match frame {
@@ -262,19 +291,41 @@ impl Passing {
                 None => Next::End(Ending::Whole),
             },
             _ = session.downstream_session.read_body_or_idle(true), if self.there => Next::ClientGone,
-            () = passed(until) => Next::End(Ending::Late),
+            which = passed(until) => Next::End(Ending::Late(which)),
             () = begun(self.draining.as_mut()) => Next::Drained,
             () = lost(self.standing.as_mut()) => Next::Revoked,
         }
+    }
+
+    /// Why nothing more of it may pass. Asked before each piece: a server that always has one more is not waited for,
+    /// and so would outlast whatever ends a wait.
+    fn is_over(&mut self) -> Option<Next> {
+        if self.stream.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Some(Next::End(Ending::Late(Deadline::Total)));
+        }
+        if self.draining.as_ref().is_some_and(|draining| *draining.borrow()) {
+            return Some(Next::Drained);
+        }
+        let stands = self.standing.as_mut().is_none_or(Standing::still_holds);
+        (!stands).then_some(Next::Revoked)
     }
 
     async fn pass(&mut self, session: &mut Session, piece: Bytes) {
         if piece.is_empty() {
             return;
         }
+        self.turn_bytes += piece.len();
+        if self.turn_bytes >= TURN_BYTES {
+            self.turn_bytes = 0;
+            yield_now().await;
+        }
         if let Some(decoder) = &mut self.decoder {
-            let outcome = &mut self.outcome;
-            decoder.feed(&piece, |event| match event.map(Answer::read) {
+            let (outcome, id) = (&mut self.outcome, self.id.as_ref());
+            let read = |event: &[u8]| match id {
+                Some(id) => Answer::read_to(event, id),
+                None => Answer::read(event),
+            };
+            decoder.feed(&piece, |event| match event.map(read) {
                 Some(Some(Answer::Response(verdict))) => {
                     *outcome = Some(match verdict {
                         Verdict::Ok => Outcome::Ok,
@@ -305,8 +356,11 @@ impl Passing {
         let (code, words, outcome) = ending.words();
         self.outcome = Some(outcome);
         if self.stream.events && !resumable {
-            let error =
-                RpcError { code, message: words.into(), data: Some(json!({"reason": ending.reason()})) };
+            let mut data = json!({"reason": ending.reason(), OUTCOME: UNKNOWN});
+            if let (Ending::Late(deadline), Some(data)) = (ending, data.as_object_mut()) {
+                data.insert("deadline".into(), deadline.name().into());
+            }
+            let error = RpcError { code, message: words.into(), data: Some(data) };
             let event = encode_event(&error.to_message(self.id.as_ref()));
             if self.there && self.decoder.as_ref().is_some_and(Decoder::is_within_event) {
                 // What the server left half said must not swallow it.
@@ -340,9 +394,12 @@ impl Passing {
     }
 }
 
-async fn passed(until: Option<Instant>) {
+async fn passed(until: Option<(Instant, Deadline)>) -> Deadline {
     match until {
-        Some(until) => sleep_until(until).await,
+        Some((until, which)) => {
+            sleep_until(until).await;
+            which
+        }
         None => std::future::pending().await,
     }
 }

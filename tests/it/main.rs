@@ -8,6 +8,7 @@
     reason = "a test stops at the first thing that is wrong, and starts processes and tasks of its own"
 )]
 
+mod breaks;
 mod cli;
 mod client;
 mod conformance;
@@ -34,6 +35,7 @@ mod readme;
 mod recorder;
 mod scorecard;
 mod settings;
+mod sim;
 mod stdio;
 mod streams;
 mod tls;
