@@ -33,7 +33,7 @@ use crate::document::Mistakes;
 use crate::hub::Hub;
 use crate::limit::{Buckets, Gate};
 use crate::listener::{self, ListenError, Listening};
-use crate::proxy::{Admission, Forwarding, Proxy, Recorder};
+use crate::proxy::{Admission, Ending, Forwarding, Proxy, Recorder};
 use crate::session::{self, Sealer};
 use crate::telemetry::{self, AccessLog, Audit, Meters};
 use crate::upstream::Fleet;
@@ -129,7 +129,14 @@ struct Built {
 
 /// The gateway's end, in steps; each turns true once.
 struct Phases {
+    /// Answers ask for another connection, and `/readyz` fails.
+    leaving: watch::Sender<bool>,
+    /// No sessions are begun.
+    closed: watch::Sender<bool>,
+    /// Nothing is accepted, and streams that are held open to listen end.
     draining: watch::Sender<bool>,
+    /// Connections on which nothing is asked end.
+    hanging_up: watch::Sender<bool>,
     stopping: watch::Sender<bool>,
     children_gone: watch::Sender<bool>,
 }
@@ -176,13 +183,13 @@ fn build(
         audit: audit.clone(),
         reload,
         settings,
-        draining: phases.draining.subscribe(),
+        draining: phases.leaving.subscribe(),
         started,
     });
     let admission = Admission::new(conf, entrance, buckets, gate.clone(), Arc::clone(&meters));
     let recorder = Recorder::new(access_log.clone(), audit, Arc::clone(&meters));
     let proxy = Proxy::new(Arc::clone(&hub), admission, forwarding, recorder, conf.limits);
-    let proxy = proxy.drain_on(phases.draining.subscribe());
+    let proxy = proxy.ending_with(phases.ending());
     Ok(Built { hub, bridge, control, access_log, audit_log, meters, proxy, gate, phases, control_socket })
 }
 
@@ -202,7 +209,23 @@ fn open_bridge(conf: &Conf, observer: Arc<observe::Counted>) -> Result<Arc<Bridg
 impl Phases {
     fn new() -> Self {
         let phase = || watch::channel(false).0;
-        Self { draining: phase(), stopping: phase(), children_gone: phase() }
+        Self {
+            leaving: phase(),
+            closed: phase(),
+            draining: phase(),
+            hanging_up: phase(),
+            stopping: phase(),
+            children_gone: phase(),
+        }
+    }
+
+    /// What requests notice of it.
+    fn ending(&self) -> Ending {
+        Ending {
+            leaving: self.leaving.subscribe(),
+            closed: self.closed.subscribe(),
+            draining: self.draining.subscribe(),
+        }
     }
 }
 
@@ -213,8 +236,11 @@ fn serve(conf: &Conf, demo: Demo, listening: Listening, built: Built) -> Result<
     let announcement = announce::Announcement::new(conf, &demo, listening.bound(), &hub);
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(conf));
     let bridge_socket = bridge.socket().to_owned();
-    let bridge_service =
-        BridgeService { bridge, stopping: phases.stopping.subscribe(), gone: phases.children_gone.clone() };
+    let bridge_service = BridgeService {
+        bridge: Arc::clone(&bridge),
+        stopping: phases.stopping.subscribe(),
+        gone: phases.children_gone.clone(),
+    };
     let audit = control.audit.clone();
     let sidecar = Sidecar {
         control,
@@ -232,6 +258,7 @@ fn serve(conf: &Conf, demo: Demo, listening: Listening, built: Built) -> Result<
         meters,
         audit,
         draining: phases.draining.subscribe(),
+        hanging_up: phases.hanging_up.subscribe(),
         private: vec![bridge_socket, control_socket],
         announcement,
     };
@@ -244,7 +271,7 @@ fn serve(conf: &Conf, demo: Demo, listening: Listening, built: Built) -> Result<
         write_log(&log, file);
         logs.push(log);
     }
-    let drain = Drain { phases, gate, patience: conf.drain, logs };
+    let drain = Drain { phases, gate, bridge, delay: conf.drain_delay, patience: conf.drain, logs };
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
     Ok(())
 }

@@ -78,9 +78,13 @@ impl Listening {
     }
 
     /// Accepts connections for `app` until `draining` turns true. Connections go on by themselves after that; those
-    /// that wait for a request end. `audit` is told of those that are refused.
-    pub async fn serve<A>(self, app: Arc<A>, (meters, audit): (&Arc<Meters>, &Audit), draining: ShutdownWatch)
-    where
+    /// that wait for a request end when `hanging_up` turns true. `audit` is told of those that are refused.
+    pub async fn serve<A>(
+        self,
+        app: Arc<A>,
+        (meters, audit): (&Arc<Meters>, &Audit),
+        (draining, mut hanging_up): (ShutdownWatch, ShutdownWatch),
+    ) where
         A: ServerApp + Send + Sync + 'static,
     {
         let places = Places::new(self.limits.connections_max, self.limits.connections_per_address_max);
@@ -96,6 +100,8 @@ impl Listening {
             serve_one(reception, bound.socket, Arc::clone(&app), draining.clone())
         });
         join_all(serving).await;
+        // A sender that is gone means the same.
+        let _ = hanging_up.wait_for(|hanging_up| *hanging_up).await;
         app.cleanup().await;
     }
 }

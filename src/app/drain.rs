@@ -1,14 +1,16 @@
 //! The end: stop accepting, let calls finish, stop children, go.
 //! Not here: what streams and children do when told (`proxy/write`, `bridge`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{interval, timeout};
+use tokio::time::{interval, sleep, timeout};
 
 use super::Phases;
+use crate::bridge::Bridge;
 use crate::limit::Gate;
 use crate::telemetry::AccessLog;
 
@@ -21,6 +23,9 @@ const LOOK: Duration = Duration::from_millis(10);
 pub(super) struct Drain {
     pub(super) phases: Phases,
     pub(super) gate: Gate,
+    pub(super) bridge: Arc<Bridge>,
+    /// How long connections are taken while `/readyz` already fails.
+    pub(super) delay: Duration,
     /// How long calls in flight may take.
     pub(super) patience: Duration,
     /// The access log, and the audit log if it is another.
@@ -30,29 +35,50 @@ pub(super) struct Drain {
 #[async_trait]
 impl ShutdownSignalWatch for Drain {
     async fn recv(&self) -> ShutdownSignal {
-        let (mut term, mut int) = (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
-        let name = any(&mut term, &mut int).await;
+        let mut signals = Signals::listen();
+        let name = signals.end().await;
         tracing::info!(signal = name, in_flight = self.gate.in_flight(), "shutting down");
+        self.leave(&mut signals).await;
+        self.finish(&mut signals).await;
+        ShutdownSignal::FastShutdown
+    }
+}
+
+impl Drain {
+    /// Lets load balancers notice, then turns everybody away who has nothing in flight.
+    async fn leave(&self, signals: &mut Signals) {
+        self.phases.leaving.send_replace(true);
+        self.phases.closed.send_replace(true);
+        if !self.delay.is_zero() {
+            tokio::select! {
+                () = sleep(self.delay) => {}
+                // Whoever signals again has lost patience.
+                _ = signals.end() => {}
+            }
+        }
         self.phases.draining.send_replace(true);
+        self.phases.hanging_up.send_replace(true);
+    }
+
+    /// Waits for what is in flight, stops children and closes the logs.
+    async fn finish(&self, signals: &mut Signals) {
+        // Those without a call begin to end now: a child that is slow to go holds nobody up.
+        self.bridge.drain(self.patience);
         tokio::select! {
             drained = timeout(self.patience, self.idle()) => if drained.is_err() {
                 tracing::warn!(in_flight = self.gate.in_flight(), "calls did not finish in time");
             },
-            // Whoever signals again has lost patience.
-            _ = any(&mut term, &mut int) => {}
+            _ = signals.end() => {}
         }
         let mut gone = self.phases.children_gone.subscribe();
         self.phases.stopping.send_replace(true);
         if timeout(CHILDREN_MAX, gone.wait_for(|gone| *gone)).await.is_err() {
             tracing::error!("children did not end in time");
         }
-        self.logs.iter().for_each(AccessLog::close);
         tracing::info!("stopped");
-        ShutdownSignal::FastShutdown
+        self.logs.iter().for_each(AccessLog::close);
     }
-}
 
-impl Drain {
     async fn idle(&self) {
         let mut looks = interval(LOOK);
         while self.gate.in_flight() > 0 {
@@ -61,14 +87,25 @@ impl Drain {
     }
 }
 
-fn listen(kind: SignalKind) -> Option<Signal> {
-    signal(kind).inspect_err(|error| tracing::error!(%error, "cannot listen for a signal")).ok()
+/// The signals that end the gateway.
+struct Signals {
+    term: Option<Signal>,
+    int: Option<Signal>,
 }
 
-async fn any(term: &mut Option<Signal>, int: &mut Option<Signal>) -> &'static str {
-    tokio::select! {
-        () = next(term) => "SIGTERM",
-        () = next(int) => "SIGINT",
+impl Signals {
+    fn listen() -> Self {
+        let listen = |kind| {
+            signal(kind).inspect_err(|error| tracing::error!(%error, "cannot listen for a signal")).ok()
+        };
+        Self { term: listen(SignalKind::terminate()), int: listen(SignalKind::interrupt()) }
+    }
+
+    async fn end(&mut self) -> &'static str {
+        tokio::select! {
+            () = next(&mut self.term) => "SIGTERM",
+            () = next(&mut self.int) => "SIGINT",
+        }
     }
 }
 

@@ -41,6 +41,8 @@ pub(super) struct ProxyService {
     pub(super) audit: Audit,
     /// Our own signal: accepting stops when draining begins, while calls in flight go on.
     pub(super) draining: watch::Receiver<bool>,
+    /// Connections on which nothing is asked end.
+    pub(super) hanging_up: watch::Receiver<bool>,
     /// Sockets of the services behind it.
     pub(super) private: Vec<PathBuf>,
     pub(super) announcement: Announcement,
@@ -67,7 +69,9 @@ impl Service for ProxyService {
         let Some(listening) = self.listening.take() else { return };
         self.announcement.make();
         let shown = (&self.meters, &self.audit);
-        listening.serve(Arc::clone(&self.proxy), shown, self.draining.clone()).await;
+        listening
+            .serve(Arc::clone(&self.proxy), shown, (self.draining.clone(), self.hanging_up.clone()))
+            .await;
     }
 
     fn name(&self) -> &str {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -299,24 +300,35 @@ impl Gateway {
         std::mem::replace(&mut self.home, TempDir::new().unwrap())
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid()).unwrap());
+        // It may have ended by itself: then the signal has nobody to go to, and the status tells.
+        let _ = nix::sys::signal::kill(pid, signal);
+    }
+
+    /// Waits until it has ended.
+    #[track_caller]
+    pub(crate) fn exit(&mut self, within: Duration) -> ExitStatus {
+        let asked = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            if asked.elapsed() > within {
+                self.child.kill().unwrap();
+                self.child.wait().unwrap();
+                panic!("the gateway did not end within {within:?}. It wrote:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     #[track_caller]
     fn end(&mut self) -> ExitStatus {
         let children = self.descendants();
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid()).unwrap());
-        let asked = Instant::now();
-        // It may have ended by itself: then the signal has nobody to go to, and the status tells.
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            if asked.elapsed() > STOP {
-                self.child.kill().unwrap();
-                self.child.wait().unwrap();
-                panic!("the gateway did not end within {STOP:?} of SIGTERM. It wrote:\n{}", self.log());
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        };
+        self.signal(Signal::SIGTERM);
+        let status = self.exit(STOP);
         let left: Vec<u32> =
             children.union(&processes_in(self.home())).copied().filter(|&pid| alive(pid)).collect();
         assert!(

@@ -12,6 +12,7 @@ mod heads;
 mod json;
 mod jwks;
 mod keys;
+mod leaving;
 mod listed;
 mod mirrored;
 mod passthrough;
