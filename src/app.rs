@@ -7,9 +7,12 @@
 mod announce;
 mod demo;
 mod drain;
+mod inherit;
 mod listen;
 mod observe;
+mod running;
 mod sidecar;
+mod upgrade;
 
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -17,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::GenBackgroundService;
@@ -39,8 +43,12 @@ use crate::telemetry::{self, AccessLog, Audit, Meters};
 use crate::upstream::Fleet;
 use demo::Demo;
 use drain::Drain;
+pub use inherit::Inheritance;
 use listen::ProxyService;
+use running::PidFile;
+pub use running::{Attempt, running_pid};
 use sidecar::{BridgeService, Sidecar};
+use upgrade::Succession;
 
 /// Gateways that may share a state directory: more are a loop that starts them.
 const GATEWAYS_MAX: u8 = 32;
@@ -70,6 +78,9 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// What a new binary would be given cannot be had.
+    #[error("cannot prepare for upgrades: {0}")]
+    Succession(std::io::Error),
     /// The session key cannot be used.
     #[error(transparent)]
     Key(#[from] session::KeyError),
@@ -85,8 +96,8 @@ pub enum StartError {
 }
 
 /// Runs the gateway with what was `loaded` from `sources` until a signal ends it. The sources' environment answers
-/// `${NAME}` in the catalog.
-pub fn run(loaded: Loaded, sources: Sources) -> Result<(), StartError> {
+/// `${NAME}` in the catalog. What it has `inherited` it takes over from a process that then ends.
+pub fn run(loaded: Loaded, sources: Sources, inherited: &mut Inheritance) -> Result<(), StartError> {
     let Loaded { conf, warnings, file, .. } = loaded;
     let conf = &conf;
     telemetry::init_log(&conf.log);
@@ -94,10 +105,21 @@ pub fn run(loaded: Loaded, sources: Sources) -> Result<(), StartError> {
     let started = (Instant::now(), SystemTime::now());
     listen::raise_descriptor_limit();
     make_state_dir(conf)?;
-    let listening = Listening::bind(conf)?;
+    let listening = Listening::bind(conf, std::mem::take(&mut inherited.sockets))?;
+    let succession = Succession::new(listening.bound()).map_err(StartError::Succession)?;
     let demo = Demo::prepare(conf, sources.env.clone())?;
     let built = build(conf, &demo, (sources, file), started)?;
-    serve(conf, demo, listening, built)
+    if inherited.is_any() {
+        built.meters.life().upgraded("ok");
+    }
+    let life = Life { succession, inheritance: std::mem::take(inherited) };
+    serve(conf, demo, (listening, life), built)
+}
+
+/// What comes before and after this process.
+struct Life {
+    succession: Succession,
+    inheritance: Inheritance,
 }
 
 fn warn_of(warnings: &Mistakes) {
@@ -230,7 +252,12 @@ impl Phases {
 }
 
 /// Starts the services and stays until they have ended.
-fn serve(conf: &Conf, demo: Demo, listening: Listening, built: Built) -> Result<(), StartError> {
+fn serve(
+    conf: &Conf,
+    demo: Demo,
+    (listening, life): (Listening, Life),
+    built: Built,
+) -> Result<(), StartError> {
     let Built { hub, bridge, control, access_log, audit_log, meters, proxy, gate, phases, control_socket } =
         built;
     let announcement = announce::Announcement::new(conf, &demo, listening.bound(), &hub);
@@ -242,6 +269,7 @@ fn serve(conf: &Conf, demo: Demo, listening: Listening, built: Built) -> Result<
         gone: phases.children_gone.clone(),
     };
     let audit = control.audit.clone();
+    let occupancy = listening.occupancy();
     let sidecar = Sidecar {
         control,
         control_socket: control_socket.clone(),
@@ -255,8 +283,10 @@ fn serve(conf: &Conf, demo: Demo, listening: Listening, built: Built) -> Result<
     let proxy = ProxyService {
         proxy: Arc::new(proxy),
         listening: Some(listening),
-        meters,
-        audit,
+        meters: Arc::clone(&meters),
+        audit: audit.clone(),
+        inheritance: life.inheritance,
+        pid_file: PidFile::of(&conf.state_dir),
         draining: phases.draining.subscribe(),
         hanging_up: phases.hanging_up.subscribe(),
         private: vec![bridge_socket, control_socket],
@@ -271,7 +301,19 @@ fn serve(conf: &Conf, demo: Demo, listening: Listening, built: Built) -> Result<
         write_log(&log, file);
         logs.push(log);
     }
-    let drain = Drain { phases, gate, bridge, delay: conf.drain_delay, patience: conf.drain, logs };
+    let drain = Drain {
+        phases,
+        gate,
+        bridge,
+        delay: conf.drain_delay,
+        patience: conf.drain,
+        logs,
+        occupancy,
+        succession: Mutex::new(Some(Arc::new(life.succession))),
+        state_dir: conf.state_dir.clone(),
+        meters,
+        audit,
+    };
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
     Ok(())
 }

@@ -15,6 +15,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::announce::Announcement;
+use super::inherit::Inheritance;
+use super::running::PidFile;
 use crate::listener::Listening;
 use crate::proxy::Proxy;
 use crate::telemetry::{Audit, Meters};
@@ -43,6 +45,9 @@ pub(super) struct ProxyService {
     pub(super) draining: watch::Receiver<bool>,
     /// Connections on which nothing is asked end.
     pub(super) hanging_up: watch::Receiver<bool>,
+    /// What was taken over, and whom to tell that it is in use.
+    pub(super) inheritance: Inheritance,
+    pub(super) pid_file: PidFile,
     /// Sockets of the services behind it.
     pub(super) private: Vec<PathBuf>,
     pub(super) announcement: Announcement,
@@ -68,6 +73,8 @@ impl Service for ProxyService {
         }
         let Some(listening) = self.listening.take() else { return };
         self.announcement.make();
+        self.pid_file.write();
+        self.inheritance.ready();
         let shown = (&self.meters, &self.audit);
         listening
             .serve(Arc::clone(&self.proxy), shown, (self.draining.clone(), self.hanging_up.clone()))
