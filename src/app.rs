@@ -12,6 +12,7 @@ mod listen;
 mod observe;
 mod running;
 mod sidecar;
+mod systemd;
 mod upgrade;
 
 use std::fs::{self, File};

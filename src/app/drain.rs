@@ -13,6 +13,7 @@ use tokio::time::{interval, sleep, timeout};
 
 use super::Phases;
 use super::running::{Attempt, PidFile};
+use super::systemd;
 use super::upgrade::{Succession, UpgradeError};
 use crate::bridge::Bridge;
 use crate::limit::Gate;
@@ -64,6 +65,7 @@ impl ShutdownSignalWatch for Drain {
                 }
             };
             tracing::info!(signal = name, in_flight = self.gate.in_flight(), "shutting down");
+            systemd::stopping(self.gate.in_flight());
             break self.leave(&mut signals).await;
         }
         self.finish(&mut signals).await;
@@ -79,7 +81,10 @@ impl Drain {
         let taken = succession.hand_over(signals.end()).await;
         let result = if taken.is_ok() { "ok" } else { "failed" };
         match &taken {
-            Ok(successor) => tracing::info!(successor, "a new process has taken over"),
+            Ok(successor) => {
+                systemd::succeeded_by(*successor);
+                tracing::info!(successor, "a new process has taken over");
+            }
             Err(error) => {
                 self.meters.life().upgraded(result);
                 tracing::error!(%error, "not upgraded: this process goes on");

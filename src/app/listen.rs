@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::announce::Announcement;
 use super::inherit::Inheritance;
 use super::running::PidFile;
+use super::systemd;
 use crate::listener::Listening;
 use crate::proxy::Proxy;
 use crate::telemetry::{Audit, Meters};
@@ -75,10 +76,14 @@ impl Service for ProxyService {
         self.announcement.make();
         self.pid_file.write();
         self.inheritance.ready();
+        systemd::ready();
         let shown = (&self.meters, &self.audit);
-        listening
-            .serve(Arc::clone(&self.proxy), shown, (self.draining.clone(), self.hanging_up.clone()))
-            .await;
+        let phases = (self.draining.clone(), self.hanging_up.clone());
+        tokio::select! {
+            () = listening.serve(Arc::clone(&self.proxy), shown, phases) => {}
+            // On this runtime, because it is the one that has to run.
+            () = systemd::keep_awake() => {}
+        }
     }
 
     fn name(&self) -> &str {

@@ -33,6 +33,7 @@ mod raw;
 mod readme;
 mod recorder;
 mod scorecard;
+mod service;
 mod settings;
 mod stdio;
 mod streams;
