@@ -7,9 +7,13 @@
 mod announce;
 mod demo;
 mod drain;
+mod inherit;
 mod listen;
 mod observe;
+mod running;
 mod sidecar;
+mod systemd;
+mod upgrade;
 
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -17,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::GenBackgroundService;
@@ -33,14 +38,18 @@ use crate::document::Mistakes;
 use crate::hub::Hub;
 use crate::limit::{Buckets, Gate};
 use crate::listener::{self, ListenError, Listening};
-use crate::proxy::{Admission, Forwarding, Proxy, Recorder};
+use crate::proxy::{Admission, Ending, Forwarding, Proxy, Recorder};
 use crate::session::{self, Sealer};
 use crate::telemetry::{self, AccessLog, Audit, Meters};
 use crate::upstream::Fleet;
 use demo::Demo;
 use drain::Drain;
+pub use inherit::Inheritance;
 use listen::ProxyService;
+use running::PidFile;
+pub use running::{Attempt, running_pid};
 use sidecar::{BridgeService, Sidecar};
+use upgrade::Succession;
 
 /// Gateways that may share a state directory: more are a loop that starts them.
 const GATEWAYS_MAX: u8 = 32;
@@ -70,6 +79,9 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// What a new binary would be given cannot be had.
+    #[error("cannot prepare for upgrades: {0}")]
+    Succession(std::io::Error),
     /// The session key cannot be used.
     #[error(transparent)]
     Key(#[from] session::KeyError),
@@ -85,8 +97,8 @@ pub enum StartError {
 }
 
 /// Runs the gateway with what was `loaded` from `sources` until a signal ends it. The sources' environment answers
-/// `${NAME}` in the catalog.
-pub fn run(loaded: Loaded, sources: Sources) -> Result<(), StartError> {
+/// `${NAME}` in the catalog. What it has `inherited` it takes over from a process that then ends.
+pub fn run(loaded: Loaded, sources: Sources, inherited: &mut Inheritance) -> Result<(), StartError> {
     let Loaded { conf, warnings, file, .. } = loaded;
     let conf = &conf;
     telemetry::init_log(&conf.log);
@@ -94,10 +106,21 @@ pub fn run(loaded: Loaded, sources: Sources) -> Result<(), StartError> {
     let started = (Instant::now(), SystemTime::now());
     listen::raise_descriptor_limit();
     make_state_dir(conf)?;
-    let listening = Listening::bind(conf)?;
+    let listening = Listening::bind(conf, std::mem::take(&mut inherited.sockets))?;
+    let succession = Succession::new(listening.bound()).map_err(StartError::Succession)?;
     let demo = Demo::prepare(conf, sources.env.clone())?;
     let built = build(conf, &demo, (sources, file), started)?;
-    serve(conf, demo, listening, built)
+    if inherited.is_any() {
+        built.meters.life().upgraded("ok");
+    }
+    let life = Life { succession, inheritance: std::mem::take(inherited) };
+    serve(conf, demo, (listening, life), built)
+}
+
+/// What comes before and after this process.
+struct Life {
+    succession: Succession,
+    inheritance: Inheritance,
 }
 
 fn warn_of(warnings: &Mistakes) {
@@ -129,7 +152,14 @@ struct Built {
 
 /// The gateway's end, in steps; each turns true once.
 struct Phases {
+    /// Answers ask for another connection, and `/readyz` fails.
+    leaving: watch::Sender<bool>,
+    /// No sessions are begun.
+    closed: watch::Sender<bool>,
+    /// Nothing is accepted, and streams that are held open to listen end.
     draining: watch::Sender<bool>,
+    /// Connections on which nothing is asked end.
+    hanging_up: watch::Sender<bool>,
     stopping: watch::Sender<bool>,
     children_gone: watch::Sender<bool>,
 }
@@ -176,13 +206,13 @@ fn build(
         audit: audit.clone(),
         reload,
         settings,
-        draining: phases.draining.subscribe(),
+        draining: phases.leaving.subscribe(),
         started,
     });
     let admission = Admission::new(conf, entrance, buckets, gate.clone(), Arc::clone(&meters));
     let recorder = Recorder::new(access_log.clone(), audit, Arc::clone(&meters));
     let proxy = Proxy::new(Arc::clone(&hub), admission, forwarding, recorder, conf.limits);
-    let proxy = proxy.drain_on(phases.draining.subscribe());
+    let proxy = proxy.ending_with(phases.ending());
     Ok(Built { hub, bridge, control, access_log, audit_log, meters, proxy, gate, phases, control_socket })
 }
 
@@ -202,20 +232,45 @@ fn open_bridge(conf: &Conf, observer: Arc<observe::Counted>) -> Result<Arc<Bridg
 impl Phases {
     fn new() -> Self {
         let phase = || watch::channel(false).0;
-        Self { draining: phase(), stopping: phase(), children_gone: phase() }
+        Self {
+            leaving: phase(),
+            closed: phase(),
+            draining: phase(),
+            hanging_up: phase(),
+            stopping: phase(),
+            children_gone: phase(),
+        }
+    }
+
+    /// What requests notice of it.
+    fn ending(&self) -> Ending {
+        Ending {
+            leaving: self.leaving.subscribe(),
+            closed: self.closed.subscribe(),
+            draining: self.draining.subscribe(),
+        }
     }
 }
 
 /// Starts the services and stays until they have ended.
-fn serve(conf: &Conf, demo: Demo, listening: Listening, built: Built) -> Result<(), StartError> {
+fn serve(
+    conf: &Conf,
+    demo: Demo,
+    (listening, life): (Listening, Life),
+    built: Built,
+) -> Result<(), StartError> {
     let Built { hub, bridge, control, access_log, audit_log, meters, proxy, gate, phases, control_socket } =
         built;
     let announcement = announce::Announcement::new(conf, &demo, listening.bound(), &hub);
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(conf));
     let bridge_socket = bridge.socket().to_owned();
-    let bridge_service =
-        BridgeService { bridge, stopping: phases.stopping.subscribe(), gone: phases.children_gone.clone() };
+    let bridge_service = BridgeService {
+        bridge: Arc::clone(&bridge),
+        stopping: phases.stopping.subscribe(),
+        gone: phases.children_gone.clone(),
+    };
     let audit = control.audit.clone();
+    let occupancy = listening.occupancy();
     let sidecar = Sidecar {
         control,
         control_socket: control_socket.clone(),
@@ -229,9 +284,12 @@ fn serve(conf: &Conf, demo: Demo, listening: Listening, built: Built) -> Result<
     let proxy = ProxyService {
         proxy: Arc::new(proxy),
         listening: Some(listening),
-        meters,
-        audit,
+        meters: Arc::clone(&meters),
+        audit: audit.clone(),
+        inheritance: life.inheritance,
+        pid_file: PidFile::of(&conf.state_dir),
         draining: phases.draining.subscribe(),
+        hanging_up: phases.hanging_up.subscribe(),
         private: vec![bridge_socket, control_socket],
         announcement,
     };
@@ -244,7 +302,19 @@ fn serve(conf: &Conf, demo: Demo, listening: Listening, built: Built) -> Result<
         write_log(&log, file);
         logs.push(log);
     }
-    let drain = Drain { phases, gate, patience: conf.drain, logs };
+    let drain = Drain {
+        phases,
+        gate,
+        bridge,
+        delay: conf.drain_delay,
+        patience: conf.drain,
+        logs,
+        occupancy,
+        succession: Mutex::new(Some(Arc::new(life.succession))),
+        state_dir: conf.state_dir.clone(),
+        meters,
+        audit,
+    };
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
     Ok(())
 }

@@ -260,6 +260,13 @@ impl Bridge {
         self.entries.read().get(id).cloned().ok_or_else(|| BridgeError::Unknown(id.to_owned()))
     }
 
+    /// The gateway is about to end: children stop once their calls in flight ended, or after `within`, and none is started.
+    pub fn drain(&self, within: Duration) {
+        for entry in self.entries.read().values() {
+            entry.retire(within);
+        }
+    }
+
     async fn stop_all(&self) {
         self.shared.close();
         let mut all: Vec<Arc<Entry>> = self.entries.read().values().cloned().collect();

@@ -12,6 +12,7 @@ mod plan;
 mod routes;
 mod samples;
 mod token;
+mod upgrade;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::conf::{self, Flags, Loaded, Sources};
-use crate::document::Mistakes;
+use crate::document::{Mistake, Mistakes};
 use crate::{app, catalog};
 
 /// The edge gateway for fleets of MCP servers.
@@ -94,6 +95,14 @@ enum Verb {
     Token {
         #[command(subcommand)]
         verb: token::TokenVerb,
+    },
+    /// Let a new binary take over from a running gateway without turning anybody away; exit 0 once it has.
+    Upgrade {
+        /// The gateway's process id [default: the one that became ready last on the state directory].
+        #[arg(long, value_name = "PID")]
+        pid: Option<u32>,
+        #[command(flatten)]
+        files: Files,
     },
     /// Ask a running gateway whether it is ready; exit 0 if so.
     Healthcheck(Files),
@@ -197,6 +206,7 @@ pub fn main() -> ExitCode {
         Verb::Routes { format } => routes::list(format),
         Verb::Key { verb } => key::run(verb),
         Verb::Token { verb } => token::run(verb),
+        Verb::Upgrade { pid, files } => upgrade::ask(pid, files),
         Verb::Healthcheck(files) => healthcheck::ask(files),
         Verb::Sample { transport, listen } => samples::serve(transport, listen),
         Verb::Completion { shell } => {
@@ -216,12 +226,23 @@ type Done = Result<ExitCode, Failure>;
 
 fn run(files: Files) -> Done {
     let sources = files.sources();
-    let loaded = conf::load(sources.clone()).map_err(|mistakes| check::report(&mistakes))?;
-    match app::run(loaded, sources) {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(app::StartError::Catalog(mistakes)) => Err(check::report(&mistakes)),
-        Err(error) => Err(format!("error: {error}")),
-    }
+    let mut inherited = app::Inheritance::take(&sources.env);
+    let run = || {
+        let wrong = |mistakes: &Mistakes| {
+            let first = mistakes.first().map(Mistake::one_line).unwrap_or_default();
+            (first, check::report(mistakes))
+        };
+        let loaded = conf::load(sources.clone()).map_err(|mistakes| wrong(&mistakes))?;
+        match app::run(loaded, sources, &mut inherited) {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(app::StartError::Catalog(mistakes)) => Err(wrong(&mistakes)),
+            Err(error) => Err((error.to_string(), format!("error: {error}"))),
+        }
+    };
+    run().map_err(|(brief, told): (String, Failure)| {
+        inherited.failed(&brief);
+        told
+    })
 }
 
 fn show(files: Files, format: Format) -> Done {

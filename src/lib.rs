@@ -64,6 +64,7 @@
 //!
 //! ```text spawns
 //! src/app.rs — a thread for the access log, and one for an audit log in a file — `AccessLog::close`
+//! src/app/upgrade.rs — the process that takes over from this one — it outlives us, unless it is given up
 //! src/auth/key_source.rs — a blocking look at a file with an issuer's keys — itself; awaited at once
 //! src/bridge/serve.rs — a task for each connection of the bridge's socket — its client, or the end of `serve`
 //! src/bridge/slot.rs — a task for each child — the child's end; `Bridge::stop_all` asks for it

@@ -27,7 +27,7 @@ use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora_core::server::ShutdownWatch;
 use tokio::net::TcpListener;
 
-pub use bind::Bound;
+pub use bind::{Bound, Inherited};
 pub use connection::{ClientCertificate, Connection};
 
 use crate::conf::{Conf, Limits};
@@ -63,13 +63,33 @@ pub enum ListenError {
 pub struct Listening {
     bound: Vec<Bound>,
     limits: Limits,
+    places: Arc<Places>,
+}
+
+/// How many connections there are.
+#[derive(Debug, Clone)]
+pub struct Occupancy(Arc<Places>);
+
+impl Occupancy {
+    /// Those that are open now.
+    pub fn open(&self) -> usize {
+        self.0.taken()
+    }
 }
 
 impl Listening {
-    /// Binds every listener of `conf`. Nothing is accepted before [`serve`](Self::serve).
-    pub fn bind(conf: &Conf) -> Result<Self, ListenError> {
-        let bound = conf.listeners.iter().map(|listener| Bound::bind(conf, listener));
-        Ok(Self { bound: bound.collect::<Result<_, _>>()?, limits: conf.limits })
+    /// Binds every listener of `conf` that has not `inherited` its socket; what nobody inherits is closed. Nothing is
+    /// accepted before [`serve`](Self::serve).
+    pub fn bind(conf: &Conf, mut inherited: Vec<Inherited>) -> Result<Self, ListenError> {
+        let bound = conf.listeners.iter().map(|listener| Bound::bind(conf, listener, &mut inherited));
+        let bound = bound.collect::<Result<_, _>>()?;
+        let places = Places::new(conf.limits.connections_max, conf.limits.connections_per_address_max);
+        Ok(Self { bound, limits: conf.limits, places })
+    }
+
+    /// How many connections there are, for as long as anybody wants to know.
+    pub fn occupancy(&self) -> Occupancy {
+        Occupancy(Arc::clone(&self.places))
     }
 
     /// What is bound, in the order of the configuration.
@@ -78,12 +98,16 @@ impl Listening {
     }
 
     /// Accepts connections for `app` until `draining` turns true. Connections go on by themselves after that; those
-    /// that wait for a request end. `audit` is told of those that are refused.
-    pub async fn serve<A>(self, app: Arc<A>, (meters, audit): (&Arc<Meters>, &Audit), draining: ShutdownWatch)
-    where
+    /// that wait for a request end when `hanging_up` turns true. `audit` is told of those that are refused.
+    pub async fn serve<A>(
+        self,
+        app: Arc<A>,
+        (meters, audit): (&Arc<Meters>, &Audit),
+        (draining, mut hanging_up): (ShutdownWatch, ShutdownWatch),
+    ) where
         A: ServerApp + Send + Sync + 'static,
     {
-        let places = Places::new(self.limits.connections_max, self.limits.connections_per_address_max);
+        let places = self.places;
         let serving = self.bound.into_iter().map(|bound| {
             let reception = Arc::new(Reception {
                 meters: meters.listener(&bound.listener.name),
@@ -96,6 +120,8 @@ impl Listening {
             serve_one(reception, bound.socket, Arc::clone(&app), draining.clone())
         });
         join_all(serving).await;
+        // A sender that is gone means the same.
+        let _ = hanging_up.wait_for(|hanging_up| *hanging_up).await;
         app.cleanup().await;
     }
 }

@@ -62,7 +62,18 @@ pub struct Proxy {
     forwarding: Forwarding,
     recorder: Recorder,
     limits: Limits,
-    draining: watch::Receiver<bool>,
+    ending: Ending,
+}
+
+/// The gateway's end, as far as requests notice; each turns true once.
+#[derive(Clone)]
+pub struct Ending {
+    /// Answers ask clients to come back over another connection.
+    pub leaving: watch::Receiver<bool>,
+    /// No sessions are begun: nobody would be here for them.
+    pub closed: watch::Receiver<bool>,
+    /// Streams that are held open to listen end.
+    pub draining: watch::Receiver<bool>,
 }
 
 impl Proxy {
@@ -74,8 +85,9 @@ impl Proxy {
         recorder: Recorder,
         limits: Limits,
     ) -> Self {
-        let (_, draining) = watch::channel(false);
-        Self { hub, admission, forwarding, recorder, limits, draining }
+        let never = || watch::channel(false).1;
+        let ending = Ending { leaving: never(), closed: never(), draining: never() };
+        Self { hub, admission, forwarding, recorder, limits, ending }
     }
 
     /// Finds the client's address and the door, and checks what needs no caller.
@@ -130,10 +142,9 @@ impl Proxy {
         oauth::challenge(&server, Connection::of(session)?, session.req_header(), rejection)
     }
 
-    /// Ends open streams and asks clients to reconnect elsewhere once `draining` turns true.
-    pub fn drain_on(mut self, draining: watch::Receiver<bool>) -> Self {
-        self.draining = draining;
-        self
+    /// Follows the gateway's end.
+    pub fn ending_with(self, ending: Ending) -> Self {
+        Self { ending, ..self }
     }
 }
 
@@ -197,10 +208,10 @@ impl ProxyHttp for Proxy {
         if let Some(connection) = Connection::of(session) {
             connection.head_read();
         }
-        let draining = *self.draining.borrow();
+        let leaving = *self.ending.leaving.borrow();
         // Pingora would keep an idle connection for ever. One that it decided not to keep stays so: HTTP/1.0 without a
         // word about it, or a body framed in two ways, after which nobody knows where the next request begins.
-        let kept = !draining && session.get_keepalive().is_some();
+        let kept = !leaving && session.get_keepalive().is_some();
         session.set_keepalive(kept.then_some(self.limits.keepalive.as_secs()));
         session.set_total_drain_timeout(Some(Duration::from_secs(5)));
         if session.is_http2() {

@@ -5,11 +5,13 @@ mod access;
 mod audit;
 mod connections;
 mod fleet;
+mod life;
 mod log;
 mod metrics;
 
 pub use access::{AccessLog, Line};
 pub use audit::Audit;
 pub use connections::{Cut, ListenerMeters, OpenConnection};
+pub use life::LifeMeters;
 pub use log::init as init_log;
 pub use metrics::{Meters, Outcome, ServerMeters};

@@ -15,6 +15,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::announce::Announcement;
+use super::inherit::Inheritance;
+use super::running::PidFile;
+use super::systemd;
 use crate::listener::Listening;
 use crate::proxy::Proxy;
 use crate::telemetry::{Audit, Meters};
@@ -41,6 +44,11 @@ pub(super) struct ProxyService {
     pub(super) audit: Audit,
     /// Our own signal: accepting stops when draining begins, while calls in flight go on.
     pub(super) draining: watch::Receiver<bool>,
+    /// Connections on which nothing is asked end.
+    pub(super) hanging_up: watch::Receiver<bool>,
+    /// What was taken over, and whom to tell that it is in use.
+    pub(super) inheritance: Inheritance,
+    pub(super) pid_file: PidFile,
     /// Sockets of the services behind it.
     pub(super) private: Vec<PathBuf>,
     pub(super) announcement: Announcement,
@@ -66,8 +74,16 @@ impl Service for ProxyService {
         }
         let Some(listening) = self.listening.take() else { return };
         self.announcement.make();
+        self.pid_file.write();
+        self.inheritance.ready();
+        systemd::ready();
         let shown = (&self.meters, &self.audit);
-        listening.serve(Arc::clone(&self.proxy), shown, self.draining.clone()).await;
+        let phases = (self.draining.clone(), self.hanging_up.clone());
+        tokio::select! {
+            () = listening.serve(Arc::clone(&self.proxy), shown, phases) => {}
+            // On this runtime, because it is the one that has to run.
+            () = systemd::keep_awake() => {}
+        }
     }
 
     fn name(&self) -> &str {

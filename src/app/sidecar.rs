@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::systemd;
 use crate::bridge::Bridge;
 use crate::catalog::{Seen, Watch};
 use crate::control::{self, Control};
@@ -55,6 +56,7 @@ impl BackgroundService for Sidecar {
             self.watch_settings(),
             self.reload_on_signal(),
             self.control.hub.fleet().watch_health(self.stopping.clone()),
+            self.tell_status(),
             self.control.entrance.keep_keys(self.stopping.clone()),
             serve_samples(samples, self.stopping.clone()),
         );
@@ -62,6 +64,14 @@ impl BackgroundService for Sidecar {
 }
 
 impl Sidecar {
+    async fn tell_status(&self) {
+        let mut stopping = self.stopping.clone();
+        tokio::select! {
+            () = systemd::tell_status(self.control.hub.fleet()) => {}
+            _ = stopping.wait_for(|stopping| *stopping) => {}
+        }
+    }
+
     async fn serve_control(&self) {
         match bind(&self.control_socket) {
             Ok(listener) => control::serve(Arc::clone(&self.control), listener, self.stopping.clone()).await,
@@ -112,8 +122,11 @@ impl Sidecar {
             };
             tokio::select! {
                 () = asked => {
+                    systemd::reloading();
                     let _ = self.control.settings.run();
                     let _ = self.control.reload.run();
+                    // What is wrong stays out of force and in the log: the gateway itself is as ready as before.
+                    systemd::ready();
                 }
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }

@@ -23,7 +23,7 @@ const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
 /// A child whose stdin was closed gets this long to leave by itself.
 const EOF_GRACE: Duration = Duration::from_secs(2);
 /// And this long after SIGTERM.
-const TERM_GRACE: Duration = Duration::from_secs(3);
+const TERM_GRACE: Duration = Duration::from_secs(2);
 /// SIGKILL cannot be refused; what is not gone after this long hangs in the kernel.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);

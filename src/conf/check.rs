@@ -74,6 +74,7 @@ pub(super) fn check(mut raw: RawConf, dir: &Path, locate: Locate<'_>, report: &m
         state_dir: raw.state_dir.map(|path| checker.path(&path)).unwrap_or_default(),
         threads: threads.value,
         drain: raw.drain.map(|period| period.0).unwrap_or_default(),
+        drain_delay: raw.drain_delay.map(|period| period.0).unwrap_or_default(),
         access,
         session,
         log,

@@ -21,6 +21,8 @@ pub struct Conf {
     pub threads: usize,
     /// How long calls in flight may take to finish after SIGTERM.
     pub drain: Duration,
+    /// How long it goes on accepting after SIGTERM, before `drain` begins.
+    pub drain_delay: Duration,
     /// Who may come in and how often. A running gateway takes over a changed one.
     pub access: Access,
     /// Sessions of legacy clients.

@@ -92,6 +92,11 @@ pub(super) struct RawConf {
     /// stop local servers.
     #[schemars(extend("default" = "25s"))]
     pub(super) drain: Option<At<Period>>,
+    /// How long it goes on taking connections after SIGTERM while `/readyz` already fails, so that load balancers notice
+    /// before anybody is turned away; `drain` begins after it. A load balancer that asks every 2s and believes the third
+    /// failure needs `6s`; where nothing asks `/readyz`, it is only lost time.
+    #[schemars(extend("default" = "0s"))]
+    pub(super) drain_delay: Option<At<Period>>,
     /// Who may call. Without any credential everybody on this machine may, and nobody else.
     pub(super) auth: Option<RawAuth>,
     /// The limit of every caller that has none of its own, which replaces the whole of it. Default: no limit.

@@ -17,6 +17,27 @@ const BACKLOG: i32 = 4096;
 /// How long a silent connection is left alone before its other end is asked for a sign of life.
 const SILENCE: Duration = Duration::from_secs(60);
 
+/// A listening socket of the process that this one takes over from.
+#[derive(Debug)]
+pub struct Inherited {
+    /// The listener that it belonged to.
+    pub listener: String,
+    /// The socket. Connections that wait in it are ours now as well.
+    pub socket: TcpListener,
+}
+
+/// The inherited socket for a listener: the one at its address, or, where any port is good, its own.
+fn take(inherited: &mut Vec<Inherited>, name: &str, address: SocketAddr) -> Option<TcpListener> {
+    let fits = |one: &Inherited| {
+        one.socket.local_addr().is_ok_and(|known| match address.port() {
+            0 => known.ip() == address.ip() && one.listener == name,
+            _ => known == address,
+        })
+    };
+    let at = inherited.iter().position(fits)?;
+    Some(inherited.swap_remove(at).socket)
+}
+
 /// A bound socket that does not accept yet.
 pub struct Bound {
     /// What it belongs to.
@@ -30,13 +51,21 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Binds a listener's address; the loopback address of the same port if nobody has to authenticate.
-    pub(super) fn bind(conf: &Conf, listener: &Listener) -> Result<Self, ListenError> {
+    /// Binds a listener's address; the loopback address of the same port if nobody has to authenticate. What is
+    /// `inherited` is bound already.
+    pub(super) fn bind(
+        conf: &Conf,
+        listener: &Listener,
+        inherited: &mut Vec<Inherited>,
+    ) -> Result<Self, ListenError> {
         let secured = listener.tls.as_ref().map(|tls| Secured::load(&listener.name, tls)).transpose()?;
         let instead = conf.loopback_instead(listener);
         let address = instead.unwrap_or(listener.address);
         let failed = |source| ListenError::Bind { address, source };
-        let socket = TcpListener::bind(address).map_err(failed)?;
+        let socket = match take(inherited, &listener.name, address) {
+            Some(socket) => socket,
+            None => TcpListener::bind(address).map_err(failed)?,
+        };
         prepare(&socket, &conf.limits).map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
         let instead_of = instead.map(|_| listener.address);
@@ -48,6 +77,13 @@ impl Bound {
             socket,
             secured: secured.map(Arc::new),
         })
+    }
+}
+
+impl Bound {
+    /// The same socket once more, for a successor.
+    pub fn share(&self) -> io::Result<Inherited> {
+        Ok(Inherited { listener: self.listener.name.clone(), socket: self.socket.try_clone()? })
     }
 }
 

@@ -37,6 +37,11 @@ impl Places {
         Arc::new(Self { all_max, address_max, all: AtomicUsize::new(0), addresses: Mutex::default() })
     }
 
+    /// How many are taken.
+    pub(super) fn taken(&self) -> usize {
+        self.all.load(Ordering::Relaxed)
+    }
+
     /// A place among all connections, if there is one left.
     pub(super) fn enter(self: &Arc<Self>) -> Option<Place> {
         let more = |all: usize| (all < self.all_max).then_some(all + 1);

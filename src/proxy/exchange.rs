@@ -235,6 +235,9 @@ async fn answer(
     };
     // What is denied costs the server and the tool nothing: only what is asked of any refusal is paid.
     let permitted = proxy.hub.permit(&admitted.caller, &upstream, &asked.demand).map_err(rejected)?;
+    if asked.method == Method::Initialize && *proxy.ending.closed.borrow() {
+        return Err(Rejection::Leaving { id });
+    }
     pay(proxy, ctx, &mut admitted, &upstream, asked.method)?;
     // A client of the modern era cancels by leaving; one of the legacy era only lost its connection, and its call
     // goes on (2026-07-28 and 2025-11-25/basic/transports). A stream without a client is of no use in either.
@@ -262,7 +265,7 @@ async fn answer(
     }
     let standing = proxy.admission.standing(proxy.hub.fleet(), &admitted, &upstream);
     let standing = standing.of(opened_for, is_open_ended);
-    let watching = write::Watching { leaving_cancels, id, draining: proxy.draining.clone(), standing };
+    let watching = write::Watching { leaving_cancels, id, draining: proxy.ending.draining.clone(), standing };
     write::reply(session, ctx, reply, Some(watching)).await;
     drop(attempt);
     Ok(())

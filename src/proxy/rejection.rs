@@ -5,6 +5,7 @@
 
 mod denied;
 mod hub;
+mod limited;
 mod unauthenticated;
 pub(super) mod unsure;
 
@@ -15,11 +16,11 @@ use serde_json::json;
 use super::headers::REQUEST_ID;
 use crate::auth::{AuthError, Challenge, Denied};
 use crate::hub::HubError;
-use crate::limit::{Decision, Layer};
 use crate::mcp::{Code, Era, HeaderFault, Id, Malformed, MalformedKind, RpcError};
 use crate::reply::{Body, Reply};
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
+pub(super) use limited::Limited;
 pub(super) use unauthenticated::Unauthenticated;
 
 /// Why a request is refused.
@@ -71,6 +72,10 @@ pub(super) enum Rejection {
     },
     Raw(RawFault),
     ForwardFailed,
+    /// The gateway is about to end and begins no sessions.
+    Leaving {
+        id: Option<Id>,
+    },
 }
 
 /// What is wrong with where a request comes from, or with the name that it uses for us.
@@ -119,72 +124,6 @@ impl RawFault {
             Self::Climbs => (StatusCode::BAD_REQUEST, "path_climbs", "the path has a step up (`..`)"),
         };
         Row { status, code: Code::INVALID_REQUEST, reason, words: words.into(), outcome: Outcome::Denied }
-    }
-}
-
-/// Which limit was met.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Limited {
-    /// A bucket has not enough tokens.
-    Tokens(Decision),
-    /// All places of a caller, a server or a tool are taken.
-    InFlight(Layer),
-    /// The address sends more than is worth a look.
-    Flood,
-    /// All places of the process are taken.
-    Busy,
-    /// All places for streams are taken, the caller's or the process's.
-    Streams,
-}
-
-impl Limited {
-    /// Whose limit it is, in metrics.
-    pub(super) fn scope(self) -> &'static str {
-        match self {
-            Self::Tokens(decision) => decision.layer.as_str(),
-            Self::InFlight(Layer::Address) => "address_in_flight",
-            Self::InFlight(Layer::Caller) => "caller_in_flight",
-            Self::InFlight(Layer::Server) => "server_in_flight",
-            Self::InFlight(Layer::Tool) => "tool_in_flight",
-            Self::Flood => "flood",
-            Self::Busy => "all_in_flight",
-            Self::Streams => "streams",
-        }
-    }
-
-    /// Whose limit it is, for clients.
-    fn layer(self) -> &'static str {
-        match self {
-            Self::Tokens(Decision { layer, .. }) | Self::InFlight(layer) => layer.as_str(),
-            Self::Flood => "flood",
-            Self::Busy => "gateway",
-            Self::Streams => "streams",
-        }
-    }
-
-    /// Whole seconds to wait; `None` if waiting does not help. Nobody knows when a place gets free: soon.
-    fn retry_after_seconds(self) -> Option<u64> {
-        match self {
-            Self::Tokens(decision) => decision.retry_after_seconds(),
-            Self::InFlight(_) | Self::Flood | Self::Busy | Self::Streams => Some(1),
-        }
-    }
-
-    fn row(self) -> Row {
-        let (status, code) = match self {
-            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, Code::UNAVAILABLE),
-            _ => (StatusCode::TOO_MANY_REQUESTS, Code::RATE_LIMITED),
-        };
-        let (reason, words) = match self {
-            Self::Tokens(Decision { retry_after: None, .. }) => {
-                ("rate_limited", "this costs more than its limit ever allows: waiting does not help")
-            }
-            Self::Tokens(_) | Self::Flood => ("rate_limited", "too many requests: wait and try again"),
-            Self::InFlight(_) => ("too_many_in_flight", "too many calls at once: wait for one to end"),
-            Self::Streams => ("too_many_streams", "too many open streams: close one"),
-            Self::Busy => ("busy", "the gateway has all the calls it may have in flight"),
-        };
-        Row { status, code, reason, words: words.into(), outcome: Outcome::RateLimited }
     }
 }
 
@@ -264,6 +203,13 @@ impl Rejection {
             Self::Denied { denied, server, era, wanted, .. } => denied::row(denied, server, *era, *wanted),
             Self::Hub { error, server, .. } => hub::row(error, server),
             Self::Raw(fault) => fault.row(),
+            Self::Leaving { .. } => row(
+                S::SERVICE_UNAVAILABLE,
+                Code::UNAVAILABLE,
+                "leaving",
+                "the gateway is about to end and begins no sessions: try again",
+                Outcome::RateLimited,
+            ),
             Self::ForwardFailed => row(
                 S::BAD_GATEWAY,
                 Code::BAD_UPSTREAM,
@@ -304,6 +250,7 @@ impl Rejection {
             Self::HeaderMismatch { id, .. }
             | Self::UnknownServer { id, .. }
             | Self::Denied { id, .. }
+            | Self::Leaving { id }
             | Self::Hub { id, .. } => id.as_ref(),
             _ => None,
         }
@@ -380,6 +327,9 @@ impl Rejection {
         match self {
             Self::Unauthenticated(why) if why.error == AuthError::Unavailable => {
                 headers.insert(header::RETRY_AFTER, 5.into());
+            }
+            Self::Leaving { .. } => {
+                headers.insert(header::RETRY_AFTER, 1.into());
             }
             Self::WrongMethod { allow } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));

@@ -258,7 +258,7 @@ impl Passing {
             match self.next(session).await {
                 Next::Piece(piece) => self.pass(session, piece).await,
                 Next::End(ending) => break self.end(session, ending).await,
-                Next::Drained => break self.finish(session).await,
+                Next::Drained => break self.part(session).await,
                 Next::Revoked => {
                     self.revoked = true;
                     break self.end(session, Ending::Revoked).await;
@@ -372,6 +372,17 @@ impl Passing {
         }
         self.broken = true;
         session.set_keepalive(None);
+    }
+
+    /// The gateway ends. Whoever only listens comes back to it, or to another, a second later (2025-11-25/basic/transports,
+    /// "Sending Messages": `retry` before a planned disconnect).
+    async fn part(&mut self, session: &mut Session) {
+        let between = self.decoder.as_ref().is_some_and(|decoder| !decoder.is_within_event());
+        if self.there && self.stream.events && self.id.is_none() && between {
+            let retry = Bytes::from_static(b"retry: 1000\n\n");
+            self.there = session.write_response_body(Some(retry), false).await.is_ok();
+        }
+        self.finish(session).await;
     }
 
     async fn finish(&mut self, session: &mut Session) {

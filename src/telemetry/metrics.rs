@@ -16,6 +16,7 @@ use prometheus::{
 
 use super::connections::{ConnectionFamilies, ListenerMeters};
 use super::fleet::FleetFamilies;
+use super::life::LifeMeters;
 use crate::mcp::Method;
 
 /// How an exchange ended. Three layers are told apart: transport, JSON-RPC, and the tool itself.
@@ -67,6 +68,7 @@ pub struct Meters {
     registry: Registry,
     families: Arc<Families>,
     connections: ConnectionFamilies,
+    life: LifeMeters,
     tool_labels_max: usize,
     servers: Mutex<HashMap<String, Arc<ServerMeters>>>,
 }
@@ -104,6 +106,7 @@ impl Meters {
         let registry = Registry::new();
         let families = Arc::new(Families::new(&registry)?);
         let connections = ConnectionFamilies::new(&registry)?;
+        let life = LifeMeters::new(&registry)?;
         let info = IntGaugeVec::new(
             Opts::new("tollgate_build_info", "Always 1; the version is a label."),
             &["version"],
@@ -111,7 +114,7 @@ impl Meters {
         info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         registry.register(Box::new(info))?;
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(Self { registry, families, connections, tool_labels_max, servers: Mutex::default() })
+        Ok(Self { registry, families, connections, life, tool_labels_max, servers: Mutex::default() })
     }
 
     /// All metrics in the text format 0.0.4.
@@ -143,6 +146,11 @@ impl Meters {
     /// The handles of one listener.
     pub fn listener(&self, name: &str) -> Arc<ListenerMeters> {
         Arc::new(self.connections.listener(name))
+    }
+
+    /// Of the process's own life.
+    pub fn life(&self) -> &LifeMeters {
+        &self.life
     }
 
     /// Calls in flight.

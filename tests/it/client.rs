@@ -134,6 +134,12 @@ impl Caller {
         Answer { status, headers, body }
     }
 
+    /// POSTs a body, and gives what was answered or why nothing was.
+    pub(crate) async fn try_post(&self, body: String) -> reqwest::Result<String> {
+        let sent = self.http.post(&self.url).headers(self.headers.clone()).body(body).send().await?;
+        sent.text().await
+    }
+
     /// POSTs one message.
     pub(crate) async fn post(&self, message: &Value) -> Answer {
         self.send(reqwest::Method::POST, message.to_string().into_bytes()).await

@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -24,6 +25,8 @@ const CONF: &str = "drain: 5s\n";
 /// A running gateway with its own folder, catalog and state.
 pub(crate) struct Gateway {
     child: Child,
+    /// The process that took over from the one above, by upgrades; no child of ours.
+    heir: Option<u32>,
     address: SocketAddr,
     home: TempDir,
     log: Arc<Log>,
@@ -45,6 +48,7 @@ pub(crate) struct Builder {
     folder: Option<PathBuf>,
     env: Vec<(String, String)>,
     home: Option<TempDir>,
+    program: PathBuf,
     /// Whether its settings say where it listens.
     listens_as_said: bool,
 }
@@ -94,6 +98,12 @@ impl Builder {
         self
     }
 
+    /// The program, if not the one that was built: a copy that a test may replace.
+    pub(crate) fn program(mut self, program: &Path) -> Self {
+        self.program = program.to_owned();
+        self
+    }
+
     /// Starts it and waits until it listens.
     #[track_caller]
     pub(crate) fn start(self) -> Gateway {
@@ -103,7 +113,7 @@ impl Builder {
                 std::fs::write(home.path().join(name), text).unwrap();
             }
         }
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        let mut child = Command::new(self.program)
             .args(self.args)
             .current_dir(self.folder.as_deref().unwrap_or(home.path()))
             .env_clear()
@@ -123,7 +133,7 @@ impl Builder {
             read_into(&log, child.stderr.take().unwrap()),
         ];
         let mut gateway =
-            Gateway { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), home, log, readers };
+            Gateway { child, heir: None, address: SocketAddr::from(([127, 0, 0, 1], 0)), home, log, readers };
         gateway.address = gateway.learn_address();
         gateway
     }
@@ -161,6 +171,7 @@ impl Gateway {
             folder: None,
             env: Vec::new(),
             home: None,
+            program: env!("CARGO_BIN_EXE_tollgate").into(),
             listens_as_said: false,
         };
         empty.args(&["run"])
@@ -213,7 +224,45 @@ impl Gateway {
 
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.heir.unwrap_or_else(|| self.child.id())
+    }
+
+    /// Lets a new process take over, which is from then on the gateway. Gives the process id of the old one, which ends
+    /// by itself, or what `tollgate upgrade` said.
+    pub(crate) fn upgrade(&mut self) -> Result<u32, String> {
+        let old = self.pid();
+        let said = self.ask_upgrade(&["-c", "tollgate.yaml"]);
+        if !said.status.success() {
+            return Err(String::from_utf8_lossy(&said.stderr).into_owned());
+        }
+        let words = String::from_utf8_lossy(&said.stdout).into_owned();
+        let heir = words.split_whitespace().nth(1).and_then(|pid| pid.parse().ok());
+        self.heir = Some(heir.unwrap_or_else(|| panic!("who took over? {words}")));
+        Ok(old)
+    }
+
+    /// `tollgate upgrade` with these settings, for the process that runs here.
+    pub(crate) fn ask_upgrade(&self, settings: &[&str]) -> std::process::Output {
+        Command::new(env!("CARGO_BIN_EXE_tollgate"))
+            .args(["upgrade", "--pid", &self.pid().to_string(), "--state-dir"])
+            .arg(self.home().join("state"))
+            .args(settings)
+            .current_dir(self.home())
+            .env_clear()
+            .output()
+            .unwrap()
+    }
+
+    /// Waits until a process that was taken over from is gone.
+    #[track_caller]
+    pub(crate) fn wait_for_end_of(&mut self, pid: u32, within: Duration) {
+        let asked = Instant::now();
+        while pid != self.child.id() && alive(pid)
+            || pid == self.child.id() && self.child.try_wait().unwrap().is_none()
+        {
+            assert!(asked.elapsed() < within, "{pid} is still there. It wrote:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Everything it has written so far.
@@ -299,24 +348,44 @@ impl Gateway {
         std::mem::replace(&mut self.home, TempDir::new().unwrap())
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid()).unwrap());
+        // It may have ended by itself: then the signal has nobody to go to, and the status tells.
+        let _ = nix::sys::signal::kill(pid, signal);
+    }
+
+    /// Waits until it has ended.
+    #[track_caller]
+    pub(crate) fn exit(&mut self, within: Duration) -> ExitStatus {
+        let asked = Instant::now();
+        loop {
+            let status = self.child.try_wait().unwrap();
+            match (self.heir, status) {
+                (None, Some(status)) => return status,
+                // Nobody tells us how it went; that it says so itself is checked.
+                (Some(heir), Some(status)) if !alive(heir) => {
+                    let stops = self.log().matches(r#""message":"stopped""#).count();
+                    assert!(stops > 1, "it did not say that it stopped. It wrote:\n{}", self.log());
+                    return status;
+                }
+                _ => {}
+            }
+            if asked.elapsed() > within {
+                self.signal(Signal::SIGKILL);
+                self.child.kill().unwrap();
+                self.child.wait().unwrap();
+                panic!("the gateway did not end within {within:?}. It wrote:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     #[track_caller]
     fn end(&mut self) -> ExitStatus {
         let children = self.descendants();
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid()).unwrap());
-        let asked = Instant::now();
-        // It may have ended by itself: then the signal has nobody to go to, and the status tells.
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            if asked.elapsed() > STOP {
-                self.child.kill().unwrap();
-                self.child.wait().unwrap();
-                panic!("the gateway did not end within {STOP:?} of SIGTERM. It wrote:\n{}", self.log());
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        };
+        self.signal(Signal::SIGTERM);
+        let status = self.exit(STOP);
         let left: Vec<u32> =
             children.union(&processes_in(self.home())).copied().filter(|&pid| alive(pid)).collect();
         assert!(
@@ -331,12 +400,14 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        if !matches!(self.child.try_wait(), Ok(None)) {
+        let is_over = !matches!(self.child.try_wait(), Ok(None));
+        if is_over && self.heir.is_none_or(|heir| !alive(heir)) {
             return;
         }
         if std::thread::panicking() {
             // The test has failed already; what the gateway wrote is the best explanation there is.
             let children = self.descendants();
+            self.signal(Signal::SIGKILL);
             let _ = self.child.kill();
             let _ = self.child.wait();
             for pid in children {

@@ -34,6 +34,7 @@ mod raw;
 mod readme;
 mod recorder;
 mod scorecard;
+mod service;
 mod settings;
 mod sim;
 mod stdio;
