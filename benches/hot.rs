@@ -67,7 +67,11 @@ fn messages(criterion: &mut Criterion) {
 
 fn sessions(criterion: &mut Criterion) {
     let sealer = Sealer::new(&[7; 32], Duration::from_secs(3600));
-    let pin = Pin { endpoint: 1, upstream_session: "null-session-0123456789abcdef".into() };
+    let pin = Pin {
+        endpoint: 1,
+        upstream_session: "null-session-0123456789abcdef".into(),
+        hello: tollgate::session::Hello::ours(),
+    };
     let id = sealer.seal(1, "server", &pin).unwrap();
     criterion.bench_function("session, seal", |bencher| {
         bencher.iter(|| sealer.seal(black_box(1), "server", &pin).unwrap());

@@ -162,6 +162,8 @@ struct Phases {
     hanging_up: watch::Sender<bool>,
     stopping: watch::Sender<bool>,
     children_gone: watch::Sender<bool>,
+    /// Sessions that were opened to ask for health are closed.
+    probes_closed: watch::Sender<bool>,
 }
 
 fn build(
@@ -239,6 +241,7 @@ impl Phases {
             hanging_up: phase(),
             stopping: phase(),
             children_gone: phase(),
+            probes_closed: phase(),
         }
     }
 
@@ -277,6 +280,7 @@ fn serve(
         catalog: conf.catalog.clone(),
         samples: demo.into_listener(),
         stopping: phases.stopping.subscribe(),
+        probes_closed: phases.probes_closed.clone(),
     };
     let mut proxy = http_proxy(&server.configuration, proxy);
     let (server_options, h2_options) = listener::http_options(&conf.limits);

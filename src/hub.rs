@@ -8,8 +8,11 @@
 mod answer;
 mod ask;
 mod demand;
+mod give_up;
 mod link;
+mod open;
 mod relay;
+mod restore;
 mod sift;
 
 use std::future::Future;
@@ -65,6 +68,13 @@ pub struct Relayed {
     pub attempts: u32,
     /// The call on its endpoint: running until dropped.
     pub attempt: Option<Attempt>,
+}
+
+impl Relayed {
+    /// An answer that no upstream gave.
+    fn of(reply: Reply) -> Self {
+        Self { reply, outcome: Some(Outcome::Ok), upstream_time: Duration::ZERO, attempts: 0, attempt: None }
+    }
 }
 
 /// Why there is no answer to hand on.

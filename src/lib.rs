@@ -33,7 +33,7 @@
 //! upstream  -> auth bridge catalog conf egress mcp telemetry
 //! bridge    -> catalog conf mcp
 //! sample    -> mcp
-//! session   -> conf
+//! session   -> conf mcp
 //! auth      -> catalog conf document egress
 //! limit     -> conf
 //! listener  -> conf telemetry
@@ -71,6 +71,7 @@
 //! src/bridge/spawn.rs — a child, in a process group of its own — `Process::end`
 //! src/bridge/spawn.rs — a blocking search for descendants that left the group — itself; awaited at once
 //! src/catalog/watch.rs — a blocking read of the catalog — itself; awaited at once
+//! src/hub/give_up.rs — word to a server that a call is given up — itself; two seconds
 //! src/listener/accept.rs — a task for each connection of a client — its client, a deadline, or the end of the service
 //! src/sample/http.rs — a task for each connection of the sample servers — its client, or `stopping`
 //! src/upstream/health.rs — a round of health checks for each server that is due — itself; dropped with the watch

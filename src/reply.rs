@@ -42,4 +42,27 @@ pub struct Stream {
     pub total: Duration,
     /// Whether the bytes are server-sent events.
     pub events: bool,
+    /// What is said to the upstream if a deadline passes.
+    pub farewell: Option<Farewell>,
+}
+
+/// Something to be said when nobody waits any longer.
+pub struct Farewell(Box<dyn FnOnce() + Send + Sync>);
+
+impl Farewell {
+    /// `say` must not block.
+    pub fn new(say: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Self(Box::new(say))
+    }
+
+    /// Says it.
+    pub fn say(self) {
+        (self.0)();
+    }
+}
+
+impl std::fmt::Debug for Farewell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Farewell")
+    }
 }

@@ -22,6 +22,8 @@ use crate::telemetry::{AccessLog, Audit, Meters};
 
 /// Children get this long to go before the process goes without them; their groups are killed by then.
 const CHILDREN_MAX: Duration = Duration::from_secs(10);
+/// Sessions that were opened to ask for health get this long to be closed.
+const PROBES_MAX: Duration = Duration::from_secs(2);
 /// How often the number of calls in flight is looked at.
 const LOOK: Duration = Duration::from_millis(10);
 /// After a hand-over, how long a connection on which nothing is asked is kept: its client may be sending right now, and
@@ -146,6 +148,9 @@ impl Drain {
         if timeout(CHILDREN_MAX, gone.wait_for(|gone| *gone)).await.is_err() {
             tracing::error!("children did not end in time");
         }
+        let mut closed = self.phases.probes_closed.subscribe();
+        // Servers that do not answer keep their sessions.
+        drop(timeout(PROBES_MAX, closed.wait_for(|closed| *closed)).await);
         PidFile::of(&self.state_dir).remove();
         tracing::info!("stopped");
         self.logs.iter().for_each(AccessLog::close);

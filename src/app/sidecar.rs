@@ -44,6 +44,7 @@ pub(super) struct Sidecar {
     pub(super) catalog: Option<PathBuf>,
     pub(super) samples: Mutex<Option<std::net::TcpListener>>,
     pub(super) stopping: watch::Receiver<bool>,
+    pub(super) probes_closed: watch::Sender<bool>,
 }
 
 #[async_trait]
@@ -55,7 +56,7 @@ impl BackgroundService for Sidecar {
             self.watch_catalog(),
             self.watch_settings(),
             self.reload_on_signal(),
-            self.control.hub.fleet().watch_health(self.stopping.clone()),
+            self.watch_health(),
             self.tell_status(),
             self.control.entrance.keep_keys(self.stopping.clone()),
             serve_samples(samples, self.stopping.clone()),
@@ -64,6 +65,11 @@ impl BackgroundService for Sidecar {
 }
 
 impl Sidecar {
+    async fn watch_health(&self) {
+        self.control.hub.fleet().watch_health(self.stopping.clone()).await;
+        self.probes_closed.send_replace(true);
+    }
+
     async fn tell_status(&self) {
         let mut stopping = self.stopping.clone();
         tokio::select! {

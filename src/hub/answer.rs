@@ -18,6 +18,7 @@ use super::{HubError, Lie, Relayed, whole};
 use crate::conf::Limits;
 use crate::mcp::{Answer, Code, Id, Method, RpcError, Verdict};
 use crate::reply::{Body, Reply, Stream};
+use crate::session::SessionError;
 use crate::telemetry::Outcome;
 use crate::upstream::{self, Arrived, Deadline, Fault, Treatment, UpstreamError};
 
@@ -48,6 +49,8 @@ pub(super) struct Expected<'m> {
     pub(super) sift: Option<Arc<Sift>>,
     /// How the call is treated.
     pub(super) treatment: Treatment,
+    /// Whether it went out on a session of the server's.
+    pub(super) session: bool,
 }
 
 impl Expected<'_> {
@@ -131,7 +134,8 @@ async fn read_on(
                 }
             };
             let total = treatment.total;
-            let stream = Stream { first: Bytes::new(), rest, idle, deadline, total, events: true };
+            let stream =
+                Stream { first: Bytes::new(), rest, idle, deadline, total, events: true, farewell: None };
             (Reply { status, headers, body: Body::Stream(Box::new(stream)) }, None)
         }
         status if !expected.response => {
@@ -141,8 +145,8 @@ async fn read_on(
             (whole(status, HeaderMap::new(), Bytes::new()), Some(Outcome::Ok))
         }
         status if kind == Type::Json => match &expected.sift {
-            None => json(status, &head.headers, reader, &expected).await?,
-            Some(sift) => Box::pin(list(status, &head.headers, reader, (sift, &expected), limits)).await?,
+            None => json(status, &head.headers, reader, expected).await?,
+            Some(sift) => Box::pin(list(status, &head.headers, reader, (sift, expected), limits)).await?,
         },
         _ => return Err(HubError::Lie(Lie::Type)),
     };
@@ -170,8 +174,15 @@ async fn json(
                 return Err(HubError::Lie(Lie::Content));
             }
             let Reader { rest, idle, deadline, total } = reader;
-            let stream =
-                Stream { first, rest: rest.boxed_unsync(), idle: Some(idle), deadline, total, events: false };
+            let stream = Stream {
+                first,
+                rest: rest.boxed_unsync(),
+                idle: Some(idle),
+                deadline,
+                total,
+                events: false,
+                farewell: None,
+            };
             Ok((Reply { status, headers, body: Body::Stream(Box::new(stream)) }, Some(Outcome::Ok)))
         }
     }
@@ -210,6 +221,9 @@ async fn failure(
         Ok(Collected::All(body)) => body,
         _ => Bytes::new(),
     };
+    if expected.session && is_about_the_session(status, &body) {
+        return Err(HubError::Session(SessionError::Lost));
+    }
     if json && Answer::read(&body).is_some() {
         let body = match &expected.sift {
             None => body,
@@ -229,6 +243,18 @@ async fn failure(
     };
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok((whole(status, headers, error.to_message(expected.id)), Some(outcome)))
+}
+
+/// Whether a refusal says that the session is unknown: 404 by the specification (2025-11-25/basic/transports, "Session
+/// Management"); 400 in practice, in words that all name it, or what it was opened by.
+fn is_about_the_session(status: StatusCode, body: &[u8]) -> bool {
+    let says =
+        |word: &str| body.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word.as_bytes()));
+    match status {
+        StatusCode::NOT_FOUND => true,
+        StatusCode::BAD_REQUEST => says("session") || says("not initialized") || says("uninitialized"),
+        _ => false,
+    }
 }
 
 /// The outcome that a response carries.

@@ -7,22 +7,22 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method as Verb, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method as Verb, header};
 use http_body_util::BodyExt as _;
 use tokio::time::timeout_at;
 
 use super::answer::{self, Expected};
 use super::link::Link;
-use super::relay::{SESSION, route_to, tool_of};
+use super::open::{open, within};
+use super::relay::{route_to, tool_of};
 use super::sift::Sift;
 use super::{Asked, Hub, HubError, Lie, Relayed, whole};
 use crate::auth::{Allowed, Caller};
 use crate::catalog::Runtime;
 use crate::mcp::{Answer, Decoder, Id, Method, Revision};
 use crate::reply::{Body, Stream};
-use crate::upstream::{Deadline, Outgoing, Treatment, Upstream, UpstreamError};
-
-const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+use crate::session::{Hello, SessionError};
+use crate::upstream::{Deadline, Outgoing, Upstream, UpstreamError};
 
 pub(super) async fn ask(
     hub: &Hub,
@@ -39,75 +39,21 @@ pub(super) async fn ask(
     let server = &upstream.server.id;
     if let Some(link) = hub.links.find(caller.id, server) {
         match send(hub, caller, permitted, &asked, &link).await {
-            Ok(relayed) if !lost(relayed.reply.status, &link) => return Ok(relayed),
-            Err(HubError::Upstream(
-                UpstreamError::EndpointGone | UpstreamError::NoneHealthy | UpstreamError::CircuitOpen(_),
-            ))
-            | Ok(_) => {}
-            Err(error) => return Err(error),
+            Err(
+                HubError::Session(SessionError::Lost)
+                | HubError::Upstream(
+                    UpstreamError::EndpointGone | UpstreamError::NoneHealthy | UpstreamError::CircuitOpen(_),
+                ),
+            ) => {}
+            sent => return sent,
         }
         hub.links.forget(caller.id, server);
     }
-    let link = open(hub, caller, permitted, &asked).await?;
+    let link = open(hub, (caller, None), permitted, (&Hello::ours(), &asked.headers)).await?;
+    // A server without `initialize` may still answer plain calls; it will say so itself if not.
+    let link = link.unwrap_or(Link { endpoint: None, session: None });
     let link = hub.links.keep(caller.id, server, link);
     send(hub, caller, permitted, &asked, &link).await
-}
-
-/// Whether a status says that the session is unknown: 404 by the specification, 400 in practice.
-fn lost(status: StatusCode, link: &Link) -> bool {
-    link.session.is_some() && matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
-}
-
-/// Opens a session for what was permitted: `initialize`, then `notifications/initialized`.
-async fn open(
-    hub: &Hub,
-    caller: &Caller,
-    permitted: &Allowed<Arc<Upstream>>,
-    asked: &Asked,
-) -> Result<Link, HubError> {
-    let upstream = permitted.get();
-    let headers = &asked.headers;
-    let hello = serde_json::json!({
-        "jsonrpc": "2.0", "id": 0, "method": "initialize",
-        "params": {
-            "protocolVersion": Revision::LATEST_LEGACY.as_str(),
-            "capabilities": {},
-            "clientInfo": {"name": "tollgate", "version": env!("CARGO_PKG_VERSION")},
-        },
-    });
-    let hello = Bytes::from(hello.to_string());
-    let treatment = upstream.treatment(Method::Initialize, None);
-    let outgoing_hello = Outgoing { method: Verb::POST, headers: headers.clone(), body: hello, treatment };
-    let route = route_to(permitted, caller, None, || Ok(None))?;
-    let arrived = hub.fleet.call(&route, outgoing_hello).await?;
-    let endpoint = Some(arrived.endpoint());
-    let session = arrived.response.headers().get(&SESSION).and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let id = Id::number(0);
-    let expected =
-        Expected { method: Method::Initialize, response: true, id: Some(&id), sift: None, treatment };
-    let relayed = answer::read(&hub.limits, arrived, expected).await?;
-    let relayed = settle(hub, relayed, Some(&id)).await?;
-    if !relayed.reply.status.is_success() {
-        // A server without `initialize` may still answer plain calls; it will say so itself if not.
-        return Ok(Link { endpoint: None, session: None });
-    }
-    let link = Link { endpoint, session };
-    let treatment = upstream.treatment(Method::Initialized, None);
-    let ready = outgoing(headers, &link, Bytes::from_static(INITIALIZED.as_bytes()), treatment);
-    let route = route_to(permitted, caller, None, || Ok(link.endpoint))?;
-    let arrived = hub.fleet.call(&route, ready).await?;
-    let expected = Expected { method: Method::Initialized, response: false, id: None, sift: None, treatment };
-    answer::read(&hub.limits, arrived, expected).await?;
-    Ok(link)
-}
-
-fn outgoing(headers: &HeaderMap, link: &Link, body: Bytes, treatment: Treatment) -> Outgoing {
-    let mut headers = headers.clone();
-    if let Some(id) = link.session.as_ref().and_then(|id| HeaderValue::from_str(id).ok()) {
-        headers.insert(SESSION, id);
-        headers.insert("mcp-protocol-version", HeaderValue::from_static(Revision::LATEST_LEGACY.as_str()));
-    }
-    Outgoing { method: Verb::POST, headers, body, treatment }
 }
 
 async fn send(
@@ -121,7 +67,8 @@ async fn send(
     let pin = link.endpoint.filter(|_| link.session.is_some());
     let route = route_to(permitted, caller, None, || Ok(pin))?;
     let treatment = upstream.treatment(asked.method, tool_of(&asked.demand));
-    let outgoing = outgoing(&asked.headers, link, asked.body.clone(), treatment);
+    let headers = within(asked.headers.clone(), link, Revision::LATEST_LEGACY);
+    let outgoing = Outgoing { method: Verb::POST, headers, body: asked.body.clone(), treatment };
     let arrived = hub.fleet.call(&route, outgoing).await?;
     upstream.meters.upstream(asked.method, arrived.took);
     let sift = Sift::of(&upstream.policy, caller, asked.method, asked.era);
@@ -131,13 +78,14 @@ async fn send(
         id: asked.id.as_ref(),
         sift,
         treatment,
+        session: link.session.is_some(),
     };
     let relayed = answer::read(&hub.limits, arrived, expected).await?;
     settle(hub, relayed, asked.id.as_ref()).await
 }
 
 /// An answer as one JSON message: of a stream, only the response remains.
-async fn settle(hub: &Hub, mut relayed: Relayed, id: Option<&Id>) -> Result<Relayed, HubError> {
+pub(super) async fn settle(hub: &Hub, mut relayed: Relayed, id: Option<&Id>) -> Result<Relayed, HubError> {
     let body = std::mem::replace(&mut relayed.reply.body, Body::Whole(Bytes::new()));
     let stream = match body {
         Body::Stream(stream) if stream.events => stream,

@@ -102,10 +102,11 @@ pub struct Meta<'a> {
 }
 
 const ENVELOPE_KEYS: [&str; 7] = ["jsonrpc", "id", "method", "params", "result", "error", "server_id"];
-const PARAM_KEYS: [&str; 11] = [
+const PARAM_KEYS: [&str; 12] = [
     "_meta",
     "name",
     "uri",
+    "level",
     "taskId",
     "arguments",
     "protocolVersion",

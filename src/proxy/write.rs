@@ -257,7 +257,12 @@ impl Passing {
         loop {
             match self.next(session).await {
                 Next::Piece(piece) => self.pass(session, piece).await,
-                Next::End(ending) => break self.end(session, ending).await,
+                Next::End(ending) => {
+                    if let (Ending::Late(_), Some(farewell)) = (ending, self.stream.farewell.take()) {
+                        farewell.say();
+                    }
+                    break self.end(session, ending).await;
+                }
                 Next::Drained => break self.part(session).await,
                 Next::Revoked => {
                     self.revoked = true;

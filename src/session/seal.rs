@@ -12,13 +12,17 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chacha20poly1305::aead::{Aead as _, KeyInit as _};
 use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
 
+use super::Hello;
+
 /// What a session is pinned to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pin {
     /// The endpoint that made the session (`upstream::Endpoint::key`).
     pub endpoint: u64,
-    /// The upstream's own session id.
+    /// The upstream's own session id; empty if it has none.
     pub upstream_session: String,
+    /// What the client said of itself when it opened the session.
+    pub hello: Hello,
 }
 
 /// Why an id is not a session of this caller on this server. All of them are "not found" to the client.
@@ -33,6 +37,9 @@ pub enum SessionError {
     /// Older than the configured age.
     #[error("session expired")]
     Expired,
+    /// Its server does not know it any more, and would not open it anew.
+    #[error("the server lost the session")]
+    Lost,
     /// An upstream's id that does not fit into ours.
     #[error("the upstream's session id is longer than {MAX_UPSTREAM_ID} bytes or not visible ASCII")]
     Unsealable,
@@ -70,10 +77,11 @@ impl Sealer {
             return Err(SessionError::Unsealable);
         }
         let made_at = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
-        let mut plain = Vec::with_capacity(40 + id.len());
+        let mut plain = Vec::with_capacity(80 + id.len());
         plain.extend_from_slice(&made_at.to_be_bytes());
         plain.extend_from_slice(&owner(caller, server).to_be_bytes());
         plain.extend_from_slice(&pin.endpoint.to_be_bytes());
+        pin.hello.write(&mut plain);
         plain.extend_from_slice(id);
         let mut nonce = [0u8; NONCE];
         getrandom::fill(&mut nonce).map_err(|_| SessionError::Unsealable)?;
@@ -110,7 +118,8 @@ impl Sealer {
         let plain = self.cipher.decrypt(&XNonce::from(nonce), sealed).map_err(|_| SessionError::Forged)?;
         let (made_at, rest) = plain.split_first_chunk::<8>().ok_or(SessionError::Forged)?;
         let (owned_by, rest) = rest.split_first_chunk::<16>().ok_or(SessionError::Forged)?;
-        let (endpoint, upstream) = rest.split_first_chunk::<8>().ok_or(SessionError::Forged)?;
+        let (endpoint, rest) = rest.split_first_chunk::<8>().ok_or(SessionError::Forged)?;
+        let (hello, upstream) = Hello::read(rest).ok_or(SessionError::Forged)?;
         if u128::from_be_bytes(*owned_by) != owner(caller, server) {
             return Err(SessionError::Foreign);
         }
@@ -120,7 +129,7 @@ impl Sealer {
             return Err(SessionError::Expired);
         }
         let upstream_session = String::from_utf8(upstream.to_vec()).map_err(|_| SessionError::Forged)?;
-        Ok((Pin { endpoint: u64::from_be_bytes(*endpoint), upstream_session }, made_at + self.ttl))
+        Ok((Pin { endpoint: u64::from_be_bytes(*endpoint), upstream_session, hello }, made_at + self.ttl))
     }
 
     /// When a session that is made now will be too old.
@@ -146,7 +155,7 @@ mod tests {
     const DAY: Duration = Duration::from_secs(86_400);
 
     fn pin() -> Pin {
-        Pin { endpoint: 7, upstream_session: "3b1e-abc".into() }
+        Pin { endpoint: 7, upstream_session: "3b1e-abc".into(), hello: Hello::ours() }
     }
 
     #[test]
@@ -170,10 +179,13 @@ mod tests {
     #[test]
     fn the_longest_upstream_id_fits_into_512_bytes() {
         let sealer = Sealer::new(&[1; 32], DAY);
-        let long = |n| Pin { endpoint: u64::MAX, upstream_session: "x".repeat(n) };
+        let name = "n".repeat(100);
+        let hello = format!(r#"{{"params":{{"clientInfo":{{"name":"{name}"}}}}}}"#);
+        let hello = Hello::of(hello.as_bytes());
+        let long = |n| Pin { endpoint: u64::MAX, upstream_session: "x".repeat(n), hello: hello.clone() };
         assert!(sealer.seal(u128::MAX, &"s".repeat(64), &long(MAX_UPSTREAM_ID)).unwrap().len() <= 512);
         assert_eq!(sealer.seal(1, "s", &long(MAX_UPSTREAM_ID + 1)), Err(SessionError::Unsealable));
-        let spaced = Pin { endpoint: 1, upstream_session: "a b".into() };
+        let spaced = Pin { upstream_session: "a b".into(), ..pin() };
         assert_eq!(sealer.seal(1, "s", &spaced), Err(SessionError::Unsealable));
     }
 

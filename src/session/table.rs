@@ -2,7 +2,7 @@
 //! Not here: what a session is (`seal`). Losing this table costs nothing but the opening of ids again.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -23,6 +23,8 @@ const SHARDS: usize = 16;
 pub struct Sessions {
     sealer: Sealer,
     shards: [Mutex<HashMap<u64, Seen>>; SHARDS],
+    /// Sessions that are being opened anew, so that it is done once.
+    restoring: Mutex<HashMap<u64, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 #[derive(Debug)]
@@ -31,14 +33,28 @@ struct Seen {
     caller: u128,
     server: Box<str>,
     pin: Arc<Pin>,
+    wishes: Wishes,
     expires: SystemTime,
     last: Instant,
 }
 
+/// What a client asked of its session that a server keeps for it, and that is asked again when the session is opened
+/// anew.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// The least level of log messages.
+    pub level: Option<Box<str>>,
+    /// Resources that it subscribed to.
+    pub subscriptions: Vec<Box<str>>,
+}
+
+/// Subscriptions remembered for one session; a client that has more subscribes again by itself.
+const SUBSCRIPTIONS_MAX: usize = 64;
+
 impl Sessions {
     /// Sessions sealed by `sealer`.
     pub fn new(sealer: Sealer) -> Self {
-        Self { sealer, shards: Default::default() }
+        Self { sealer, shards: Default::default(), restoring: Mutex::default() }
     }
 
     /// The id of a new session that `caller` has with `server`.
@@ -68,6 +84,64 @@ impl Sessions {
         Ok(pin)
     }
 
+    /// The session was opened anew at its server: what `open` gave before is replaced, as long as it is remembered.
+    pub fn restored(&self, id: &str, caller: u128, server: &str, pin: Pin) -> Arc<Pin> {
+        let pin = Arc::new(pin);
+        let key = key(id);
+        if let Some(seen) = self.shard(key).lock().get_mut(&key).filter(|seen| *seen.id == *id) {
+            seen.pin = Arc::clone(&pin);
+            return pin;
+        }
+        self.remember(id, (caller, server), &pin, self.sealer.expiry());
+        pin
+    }
+
+    /// Holds back others that would open the same session anew.
+    pub fn gate(&self, id: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut restoring = self.restoring.lock();
+        restoring.retain(|_, gate| gate.strong_count() > 0);
+        if let Some(gate) = restoring.get(&key(id)).and_then(Weak::upgrade) {
+            return gate;
+        }
+        let gate = Arc::default();
+        restoring.insert(key(id), Arc::downgrade(&gate));
+        gate
+    }
+
+    /// What the client asked of its session.
+    pub fn wishes(&self, id: &str) -> Wishes {
+        let key = key(id);
+        let shard = self.shard(key).lock();
+        shard.get(&key).filter(|seen| *seen.id == *id).map(|seen| seen.wishes.clone()).unwrap_or_default()
+    }
+
+    /// The client set the level of log messages.
+    pub fn set_level(&self, id: &str, level: &str) {
+        self.wish(id, |wishes| wishes.level = Some(level.into()));
+    }
+
+    /// The client subscribed to a resource.
+    pub fn subscribed(&self, id: &str, uri: &str) {
+        self.wish(id, |wishes| {
+            let known = wishes.subscriptions.iter().any(|known| **known == *uri);
+            if !known && wishes.subscriptions.len() < SUBSCRIPTIONS_MAX {
+                wishes.subscriptions.push(uri.into());
+            }
+        });
+    }
+
+    /// The client unsubscribed from a resource.
+    pub fn unsubscribed(&self, id: &str, uri: &str) {
+        self.wish(id, |wishes| wishes.subscriptions.retain(|known| **known != *uri));
+    }
+
+    fn wish(&self, id: &str, change: impl FnOnce(&mut Wishes)) {
+        let key = key(id);
+        if let Some(seen) = self.shard(key).lock().get_mut(&key).filter(|seen| *seen.id == *id) {
+            change(&mut seen.wishes);
+        }
+    }
+
     /// The session ended.
     pub fn end(&self, id: &str) {
         let key = key(id);
@@ -94,7 +168,10 @@ impl Sessions {
             return;
         }
         let (id, server, pin) = (id.into(), server.into(), Arc::clone(pin));
-        shard.insert(key, Seen { id, caller, server, pin, expires, last: Instant::now() });
+        shard.insert(
+            key,
+            Seen { id, caller, server, pin, wishes: Wishes::default(), expires, last: Instant::now() },
+        );
     }
 
     fn shard(&self, key: u64) -> &Mutex<HashMap<u64, Seen>> {
@@ -114,7 +191,7 @@ mod tests {
     use super::*;
 
     fn pin(session: &str) -> Pin {
-        Pin { endpoint: 7, upstream_session: session.into() }
+        Pin { endpoint: 7, upstream_session: session.into(), hello: super::super::Hello::ours() }
     }
 
     #[tokio::test(start_paused = true)]
@@ -145,5 +222,27 @@ mod tests {
         sessions.open(&ids[1], 1, "a").unwrap();
         tokio::time::advance(Duration::from_secs(200)).await;
         assert_eq!(sessions.active(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_opened_anew_keeps_what_was_asked_of_it() {
+        let sessions = Sessions::new(Sealer::new(&[1; 32], Duration::from_secs(6000)));
+        let id = sessions.seal(1, "a", pin("x")).unwrap();
+        sessions.set_level(&id, "debug");
+        for uri in ["a:1", "a:2", "a:1"] {
+            sessions.subscribed(&id, uri);
+        }
+        sessions.unsubscribed(&id, "a:2");
+        sessions.restored(&id, 1, "a", pin("y"));
+        assert_eq!(*sessions.open(&id, 1, "a").unwrap(), pin("y"));
+        assert_eq!(sessions.open(&id, 2, "a"), Err(SessionError::Foreign));
+        let wishes = Wishes { level: Some("debug".into()), subscriptions: vec!["a:1".into()] };
+        assert_eq!(sessions.wishes(&id), wishes);
+        assert_eq!(sessions.wishes("another"), Wishes::default());
+        (0..1000).for_each(|n| sessions.subscribed(&id, &format!("b:{n}")));
+        assert_eq!(sessions.wishes(&id).subscriptions.len(), SUBSCRIPTIONS_MAX);
+        assert!(
+            Arc::ptr_eq(&sessions.gate(&id), &sessions.gate(&id)) || sessions.restoring.lock().len() == 1
+        );
     }
 }

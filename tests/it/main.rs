@@ -22,6 +22,7 @@ mod hardening;
 mod interop;
 mod issuer;
 mod limits;
+mod links;
 mod listeners;
 mod load;
 mod meter;

@@ -20,6 +20,7 @@ mod once;
 mod passthrough;
 mod payloads;
 mod replacing;
+mod replicas;
 mod routes;
 mod secrets;
 mod sites;

@@ -12,7 +12,8 @@
 //!   [`Manner`]. [`Manner::by`] decides by the request: sometimes, in turns, slower and slower.
 //!
 //! [`Sim::facts`] is the ground truth. A call counts as executed as soon as all of its request has arrived, whatever is
-//! answered: [`Facts::executions`] of a call's `n` above 1 is a call that ran twice. [`Sim::until`] waits for a fact.
+//! answered, unless it came in a session that is not known: [`Facts::executions`] of a call's `n` above 1 is a call that ran
+//! twice. [`Sim::until`] waits for a fact.
 //!
 //! It panics loudly at what is no HTTP/1.1; the panic becomes the test's when the server is dropped. It knows nothing
 //! of this crate, so that a bench may take it as a module too.

@@ -60,7 +60,13 @@ pub(super) fn honest(asked: &Asked, shared: &Shared) -> Said {
         };
     };
     if !shared.facts.lock().unwrap().live.contains(session) {
-        shared.note(|facts| facts.strangers += 1);
+        shared.note(|facts| {
+            facts.strangers += 1;
+            // A server that does not know the session turns the call away before it runs.
+            if let Some(count) = asked.n().and_then(|n| facts.executed.get_mut(n)) {
+                *count -= 1;
+            }
+        });
         return rejects(asked, stranger.0, stranger.1);
     }
     legacy_answer(asked, session, kind, shared)
@@ -96,7 +102,9 @@ fn legacy_answer(asked: &Asked, session: &str, kind: Kind, shared: &Shared) -> S
             shared.note(|facts| facts.initialized += 1);
             bodiless(202)
         }
-        "ping" | "logging/setLevel" => framed(asked, kind, &json!({})),
+        "ping" | "logging/setLevel" | "resources/subscribe" | "resources/unsubscribe" => {
+            framed(asked, kind, &json!({}))
+        }
         "tools/list" => framed(asked, kind, &json!({"tools": tools()})),
         "tools/call" => call(asked, kind),
         _ if asked.message.get("id").is_none() || asked.message.get("method").is_none() => bodiless(202),
