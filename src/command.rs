@@ -8,6 +8,7 @@ mod check;
 mod explain;
 mod healthcheck;
 mod key;
+mod launch;
 mod plan;
 mod routes;
 mod samples;
@@ -106,6 +107,9 @@ enum Verb {
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: std::net::SocketAddr,
     },
+    /// Become a server's program with no more than a profile gives; the gateway starts itself with it.
+    #[command(hide = true)]
+    Launch(launch::Order),
     /// Print a completion script.
     Completion {
         /// For which shell.
@@ -198,6 +202,7 @@ pub fn main() -> ExitCode {
         Verb::Key { verb } => key::run(verb),
         Verb::Token { verb } => token::run(verb),
         Verb::Healthcheck(files) => healthcheck::ask(files),
+        Verb::Launch(order) => return launch::launch(&order),
         Verb::Sample { transport, listen } => samples::serve(transport, listen),
         Verb::Completion { shell } => {
             clap_complete::generate(shell, &mut Command::command(), "tollgate", &mut io::stdout());

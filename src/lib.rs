@@ -16,6 +16,7 @@
 //! 5. [`upstream`]: an endpoint is picked, bytes go out, the answer streams back.
 //!
 //! Then [`catalog`] (what is behind the gateway, from [`document`]s with positions), [`bridge`] (children),
+//! [`sandbox`] (what they may use),
 //! [`control`] (the native API and reloads), [`egress`] (what the gateway asks on its own account), [`telemetry`] (what
 //! is shown), and [`app`], which joins all of it.
 //!
@@ -25,25 +26,26 @@
 //!
 //! ```text arrows
 //! main      -> command
-//! command   -> app auth catalog conf control document hub mcp proxy sample
+//! command   -> app auth catalog conf control document hub mcp proxy sample sandbox
 //! app       -> auth bridge catalog conf control document hub limit listener proxy sample session telemetry upstream
 //! proxy     -> auth catalog conf hub limit listener mcp reply telemetry upstream
 //! control   -> auth bridge catalog conf document hub limit telemetry upstream
 //! hub       -> auth catalog conf mcp reply session telemetry upstream
 //! upstream  -> auth bridge catalog conf egress mcp telemetry
-//! bridge    -> catalog conf mcp
+//! bridge    -> catalog conf mcp sandbox
 //! sample    -> mcp
 //! session   -> conf
 //! auth      -> catalog conf document egress
 //! limit     -> conf
 //! listener  -> conf telemetry
 //! telemetry -> conf mcp
-//! catalog   -> conf document
+//! catalog   -> conf document sandbox
 //! conf      -> document
 //! document  ->
 //! egress    -> conf
 //! mcp       ->
 //! reply     ->
+//! sandbox   ->
 //! ```
 //!
 //! # Invariants
@@ -72,6 +74,7 @@
 //! src/catalog/watch.rs — a blocking read of the catalog — itself; awaited at once
 //! src/listener/accept.rs — a task for each connection of a client — its client, a deadline, or the end of the service
 //! src/sample/http.rs — a task for each connection of the sample servers — its client, or `stopping`
+//! src/sandbox.rs — no new process: the launcher becomes a server's program by exec — the program
 //! src/upstream/health.rs — a round of health checks for each server that is due — itself; dropped with the watch
 //! ```
 
@@ -91,6 +94,7 @@ pub mod mcp;
 pub mod proxy;
 pub mod reply;
 pub mod sample;
+pub mod sandbox;
 pub mod session;
 pub mod telemetry;
 pub mod upstream;

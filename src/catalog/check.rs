@@ -6,6 +6,7 @@ mod credential;
 mod redundant;
 mod rules;
 mod runtime;
+mod sandbox;
 mod throttle;
 
 use std::collections::HashMap;

@@ -3,6 +3,7 @@
 
 mod credential;
 mod rule;
+mod sandbox;
 mod throttle;
 
 use schemars::JsonSchema;
@@ -11,6 +12,7 @@ use serde::Deserialize;
 use crate::document::{At, Entries, Period};
 pub(super) use credential::{RawBasic, RawClientCredentials, RawCredential};
 pub(super) use rule::{RawActions, RawRule, RawWho};
+pub(super) use sandbox::{RawMissing, RawSandbox};
 pub(super) use throttle::{RawShared, RawTool};
 
 /// The MCP servers behind the gateway. Editing this file is enough to change them: it is read again when it
@@ -64,6 +66,8 @@ pub(super) struct RawServer {
     /// A local process without calls for this long is stopped, and started again by the next call. `0` keeps it.
     /// Default: 300s.
     pub(super) idle_timeout: Option<At<Period>>,
+    /// What a local process may use. Default: what the gateway's user may, without new privileges.
+    pub(super) sandbox: Option<At<RawSandbox>>,
     /// How often it may be called, by all callers together or by each.
     pub(super) limit: Option<At<RawShared>>,
     /// What single tools cost and how often they may be called, by exact name.
@@ -199,6 +203,8 @@ pub(super) struct RawClientServer {
     pub(super) instances: Option<At<u16>>,
     /// A local process without calls for this long is stopped. `0` keeps it. Default: 300s.
     pub(super) idle_timeout: Option<At<Period>>,
+    /// What a local process may use. Default: what the gateway's user may, without new privileges.
+    pub(super) sandbox: Option<At<RawSandbox>>,
     /// How often it may be called, by all callers together or by each.
     pub(super) limit: Option<At<RawShared>>,
     /// What single tools cost and how often they may be called, by exact name.

@@ -32,6 +32,7 @@ mod policy;
 mod raw;
 mod readme;
 mod recorder;
+mod sandbox;
 mod scorecard;
 mod settings;
 mod stdio;

@@ -49,6 +49,7 @@ pub(super) fn into_server(
         health: raw.health,
         instances: raw.instances,
         idle_timeout: raw.idle_timeout,
+        sandbox: raw.sandbox,
         limit: raw.limit,
         tools: raw.tools,
     })
