@@ -35,7 +35,21 @@ pub struct Command {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run the gateway. Without any file it serves built-in sample servers on 127.0.0.1:4444.
-    Run(Files),
+    Run {
+        #[command(flatten)]
+        files: Files,
+        /// The socket of a `tollgate bridge`, which then runs the local servers [default: none, they run here].
+        #[arg(long, value_name = "SOCKET")]
+        bridge: Option<PathBuf>,
+    },
+    /// Run the local servers of a catalog without the gateway, so that they outlive it; `run --bridge SOCKET` uses them.
+    Bridge {
+        /// Where it listens [default: `bridge` of the configuration, else `bridge.sock` in the state directory].
+        #[arg(long, value_name = "SOCKET")]
+        socket: Option<PathBuf>,
+        #[command(flatten)]
+        files: Files,
+    },
     /// Check the configuration and the catalog, and tell every mistake with its place.
     Validate {
         #[command(flatten)]
@@ -179,6 +193,7 @@ impl Files {
             listen: self.listen,
             catalog: self.catalog,
             state_dir: self.state_dir,
+            bridge: None,
             log_level: self.log_level,
             log_format: self.log_format,
         };
@@ -189,7 +204,8 @@ impl Files {
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let done = match Command::parse().verb {
-        Verb::Run(files) => run(files),
+        Verb::Run { files, bridge } => run(files, bridge),
+        Verb::Bridge { socket, files } => bridge(files, socket),
         Verb::Validate { files, format, strict } => check::validate(files, format, strict),
         Verb::Explain { question, files, format } => explain::explain(files, &question, format),
         Verb::Plan { to, files, format } => plan::plan(files, &to, format),
@@ -219,13 +235,30 @@ pub fn main() -> ExitCode {
 type Failure = String;
 type Done = Result<ExitCode, Failure>;
 
-fn run(files: Files) -> Done {
+fn run(files: Files, bridge: Option<PathBuf>) -> Done {
+    let mut sources = files.sources();
+    sources.flags.bridge = bridge;
+    let loaded = conf::load(sources.clone()).map_err(|mistakes| check::report(&mistakes))?;
+    ended(app::run(loaded, sources))
+}
+
+fn bridge(files: Files, socket: Option<PathBuf>) -> Done {
+    if files.listen.is_some() {
+        return Err("error: a bridge listens on no address: use `--socket`".to_owned());
+    }
     let sources = files.sources();
     let loaded = conf::load(sources.clone()).map_err(|mistakes| check::report(&mistakes))?;
-    match app::run(loaded, sources) {
+    ended(app::bridge(loaded, sources, socket))
+}
+
+fn ended(result: Result<(), app::StartError>) -> Done {
+    match result {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(app::StartError::Catalog(mistakes)) => Err(check::report(&mistakes)),
-        Err(error) => Err(format!("error: {error}")),
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+            Err(format!("error: {error}{}", cause.unwrap_or_default()))
+        }
     }
 }
 

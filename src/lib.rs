@@ -3,7 +3,8 @@
 //!
 //! One process, three services, each with a runtime of its own. The *proxy* is Pingora and the only thing that
 //! listens to the world. The *bridge* supervises the children of local servers and offers each on a private unix
-//! socket, so that to everything else a stdio server is an HTTP server. The *sidecar* runs the control plane, the
+//! socket, so that to everything else a stdio server is an HTTP server. It may also be a process of its own
+//! (`tollgate bridge`), whose children outlive the gateway. The *sidecar* runs the control plane, the
 //! catalog's watch and the health checks.
 //!
 //! # Reading order

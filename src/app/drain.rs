@@ -61,11 +61,11 @@ impl Drain {
     }
 }
 
-fn listen(kind: SignalKind) -> Option<Signal> {
+pub(super) fn listen(kind: SignalKind) -> Option<Signal> {
     signal(kind).inspect_err(|error| tracing::error!(%error, "cannot listen for a signal")).ok()
 }
 
-async fn any(term: &mut Option<Signal>, int: &mut Option<Signal>) -> &'static str {
+pub(super) async fn any(term: &mut Option<Signal>, int: &mut Option<Signal>) -> &'static str {
     tokio::select! {
         () = next(term) => "SIGTERM",
         () = next(int) => "SIGINT",

@@ -334,7 +334,7 @@ async fn a_child_ends_with_a_gateway_that_is_killed() {
 }
 
 /// Whether it runs. A zombie does not: nobody else may be there to wait for it.
-fn runs(pid: u32) -> bool {
+pub(crate) fn runs(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     alive(pid) && !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z')
 }
