@@ -192,7 +192,7 @@ fn open_children(conf: &Conf, observer: Arc<observe::Counted>) -> Result<(Childr
     const CONTROL: &str = "control.sock";
     match &conf.bridge {
         Some(socket) => {
-            let outside = Arc::new(Outside::at(socket));
+            let outside = Arc::new(Outside::at(socket, observer));
             Ok((Children::There(outside), open_folder(conf)?.join(CONTROL)))
         }
         None => {

@@ -60,10 +60,13 @@ mod spawn;
 mod starts;
 mod supervisor;
 mod sweep;
+mod tally;
 
 pub use children::{Children, Look};
 pub use outside::Outside;
+pub use socket::knock;
 use supervisor::{Entry, Shared};
+use tally::Tally;
 
 /// Calls in flight on a child that left the catalog, or that is stopped by hand, get this long to finish.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -193,11 +196,16 @@ pub struct Bridge {
     /// Servers that left the catalog while they had processes.
     leaving: Mutex<Vec<Arc<Entry>>>,
     socket: PathBuf,
-    /// Of a bridge on its own, bound at the start so that a mistake ends it; the others bind when they serve.
+    alone: Option<Alone>,
+}
+
+/// What a bridge has that is a process of its own.
+struct Alone {
+    /// Its socket, bound at the start so that a mistake ends it.
     bound: Mutex<Option<UnixListener>>,
-    /// Whether the socket's directory is ours alone and goes with it.
-    own_dir: bool,
-    /// A bridge on its own may hear of a new server before its watch does.
+    /// The gateway has the metrics.
+    tally: Arc<Tally>,
+    /// It may hear of a new server before its watch does.
     refresh: OnceLock<Refresh>,
 }
 
@@ -220,35 +228,39 @@ impl Bridge {
     }
 
     /// As [`Self::new`], for a process of its own with its socket at that path.
-    pub fn alone(
-        socket: &Path,
-        state_dir: &Path,
-        limits: Limits,
-        observer: Arc<dyn Observer>,
-    ) -> Result<Arc<Self>, BridgeError> {
+    pub fn alone(socket: &Path, state_dir: &Path, limits: Limits) -> Result<Arc<Self>, BridgeError> {
         let wrong = |e| BridgeError::Socket(socket.to_owned(), e);
         let path = std::path::absolute(socket).map_err(wrong)?;
         socket::vacant(&path).map_err(wrong)?;
-        let (_, shared) = settle_in(state_dir, limits, observer)?;
-        let bound = socket::bind(&path).map_err(wrong)?;
-        Ok(Self::made(shared, path, Some(bound)))
+        let tally = Arc::new(Tally::default());
+        let (_, shared) = settle_in(state_dir, limits, Arc::clone(&tally) as Arc<dyn Observer>)?;
+        let alone = Alone {
+            bound: Mutex::new(Some(socket::bind(&path).map_err(wrong)?)),
+            tally,
+            refresh: OnceLock::new(),
+        };
+        Ok(Self::made(shared, path, Some(alone)))
     }
 
-    fn made(shared: Arc<Shared>, socket: PathBuf, bound: Option<UnixListener>) -> Arc<Self> {
-        let (entries, leaving, refresh) = (RwLock::default(), Mutex::default(), OnceLock::new());
-        let (own_dir, bound) = (bound.is_none(), Mutex::new(bound));
-        Arc::new(Self { shared, entries, leaving, socket, bound, own_dir, refresh })
+    fn made(shared: Arc<Shared>, socket: PathBuf, alone: Option<Alone>) -> Arc<Self> {
+        Arc::new(Self { shared, entries: RwLock::default(), leaving: Mutex::default(), socket, alone })
     }
 
     /// What to do when a server is asked for that is not there: it may stand in the catalog since a moment ago.
     pub fn when_unknown(&self, refresh: impl Fn() + Send + Sync + 'static) {
-        // Only the first one counts.
-        drop(self.refresh.set(Box::new(refresh)));
+        if let Some(alone) = &self.alone {
+            // Only the first one counts.
+            drop(alone.refresh.set(Box::new(refresh)));
+        }
     }
 
     /// Calls in flight on all children.
     pub fn in_flight(&self) -> usize {
         self.entries.read().values().map(|entry| entry.status().in_flight).sum()
+    }
+
+    fn counts(&self) -> HashMap<String, tally::Counts> {
+        self.alone.as_ref().map(|alone| alone.tally.counts()).unwrap_or_default()
     }
 
     fn statuses(&self) -> HashMap<String, Status> {
@@ -332,7 +344,7 @@ impl Bridge {
     fn find(&self, id: &str) -> Option<Arc<Entry>> {
         let known = self.entries.read().get(id).cloned();
         if known.is_none()
-            && let Some(refresh) = self.refresh.get()
+            && let Some(refresh) = self.alone.as_ref().and_then(|alone| alone.refresh.get())
         {
             refresh();
             return self.entries.read().get(id).cloned();

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 
 use super::{StartError, check, drain, listen, make_state_dir, sidecar, warn_of};
-use crate::bridge::{Bridge, Unobserved};
+use crate::bridge::Bridge;
 use crate::catalog::Seen;
 use crate::conf::{Conf, Loaded, Sources};
 use crate::telemetry;
@@ -36,7 +36,7 @@ pub fn bridge(loaded: Loaded, sources: Sources, socket: Option<PathBuf>) -> Resu
     listen::raise_descriptor_limit();
     make_state_dir(&conf)?;
     let socket = socket.or_else(|| conf.bridge.clone()).unwrap_or_else(|| conf.state_dir.join(SOCKET));
-    let bridge = Bridge::alone(&socket, &conf.state_dir, conf.limits, Arc::new(Unobserved))?;
+    let bridge = Bridge::alone(&socket, &conf.state_dir, conf.limits)?;
     let source = Arc::new(Source::new(&conf, sources));
     let catalog = check(&conf, source.variables.clone())?;
     warn_of(&catalog.warnings);

@@ -11,6 +11,7 @@ use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::serve::{Answer, json, refuse};
+use super::tally::Counts;
 use super::{Bridge, BridgeError, Started, Status, Stopped};
 
 /// Paths of orders begin with it; no server's id does.
@@ -33,8 +34,15 @@ pub(super) enum Order<'a> {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Said {
-    /// Every local server, by id.
-    Status(HashMap<String, Status>),
+    /// Every local server, by id, and what happened to their children.
+    Status {
+        /// Which run of a bridge this is: counts of another one begin anew.
+        run: String,
+        /// What they look like.
+        servers: HashMap<String, Status>,
+        /// What happened since the bridge started.
+        counts: HashMap<String, Counts>,
+    },
     /// It was started, or ran.
     Started(Started),
     /// It was stopped, or did not run.
@@ -77,7 +85,11 @@ impl<'a> Order<'a> {
     /// Does it.
     pub(super) async fn carry_out(self, bridge: &Arc<Bridge>) -> Answer {
         let said = match self {
-            Self::Status => Ok(Said::Status(bridge.statuses())),
+            Self::Status => Ok(Said::Status {
+                run: bridge.shared.table.run().to_owned(),
+                servers: bridge.statuses(),
+                counts: bridge.counts(),
+            }),
             Self::Start(id) => bridge.start(id).await.map(Said::Started),
             Self::Stop(id) => bridge.stop(id).await.map(Said::Stopped),
             Self::Unknown => return refuse(StatusCode::NOT_FOUND, "there is no such order"),

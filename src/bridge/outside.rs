@@ -2,9 +2,10 @@
 //! Not here: calls of clients, which take the same socket (`upstream`); what a bridge does (`orders`).
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,12 +15,13 @@ use http::header::HOST;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::orders::{Order, Said};
-use super::{BridgeError, Started, Status, Stopped};
+use super::socket::knock;
+use super::tally::{Counts, pass_on};
+use super::{BridgeError, Observer, Started, Status, Stopped};
 
 /// What a bridge tells is at most this long: a thousand servers with a full tail of stderr each are under it.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -30,52 +32,82 @@ const ORDER_MAX: Duration = Duration::from_secs(600);
 /// How often it is looked whether the bridge is there.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// What a bridge tells of its servers, and what happened to their children during its run.
+struct Told {
+    run: String,
+    servers: HashMap<String, Status>,
+    counts: HashMap<String, Counts>,
+}
+
 /// A bridge elsewhere.
-#[derive(Debug)]
 pub struct Outside {
     socket: PathBuf,
-    away: AtomicBool,
+    observer: Arc<dyn Observer>,
+}
+
+impl fmt::Debug for Outside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outside").field("socket", &self.socket).finish_non_exhaustive()
+    }
 }
 
 impl Outside {
-    /// The bridge at that socket, which need not be there yet.
-    pub fn at(socket: &Path) -> Self {
+    /// The bridge at that socket, which need not be there yet. The observer hears what happens to its children.
+    pub fn at(socket: &Path, observer: Arc<dyn Observer>) -> Self {
         let socket = std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned());
-        Self { socket, away: AtomicBool::new(false) }
+        Self { socket, observer }
     }
 
     pub(super) fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Says in the log when the bridge goes and when it comes, until `stop` turns true.
+    /// Says in the log when the bridge goes and when it comes, and passes on what happens to its children, until `stop`
+    /// turns true.
     pub async fn watch(&self, mut stop: watch::Receiver<bool>) {
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut first = true;
+        let (mut there, mut last): (Option<bool>, Option<Told>) = (None, None);
         loop {
             tokio::select! {
                 _ = looks.tick() => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
+            let told = self.tell().await;
             let socket = self.socket.display();
-            match self.status().await {
-                Err(error) if !self.away.swap(true, Ordering::Relaxed) => {
+            match &told {
+                Err(error) if there != Some(false) => {
                     tracing::warn!(%error, %socket, "the bridge does not answer; local servers cannot be called");
                 }
-                Ok(servers) if self.away.swap(false, Ordering::Relaxed) || first => {
+                Ok(Told { servers, .. }) if there != Some(true) => {
                     tracing::info!(%socket, servers = servers.len(), "the bridge answers");
                 }
                 Ok(_) | Err(_) => {}
             }
-            first = false;
+            let first = there.is_none();
+            there = Some(told.is_ok());
+            if let Ok(told) = told {
+                let nothing = HashMap::new();
+                let before = match &last {
+                    Some(last) if last.run == told.run => Some(&last.counts),
+                    // One that came later, or another one, has counted for us from its start.
+                    Some(_) => Some(&nothing),
+                    None => (!first).then_some(&nothing),
+                };
+                pass_on(before, &told.counts, &*self.observer);
+                last = Some(told);
+            }
         }
     }
 
     /// What every local server looks like.
     pub(super) async fn status(&self) -> io::Result<HashMap<String, Status>> {
+        self.tell().await.map(|told| told.servers)
+    }
+
+    async fn tell(&self) -> io::Result<Told> {
         match self.ask(Order::Status, STATUS_MAX).await? {
-            Said::Status(servers) => Ok(servers),
+            Said::Status { run, servers, counts } => Ok(Told { run, servers, counts }),
             _ => Err(strange()),
         }
     }
@@ -113,7 +145,7 @@ impl Outside {
 
     async fn ask(&self, order: Order<'_>, within: Duration) -> io::Result<Said> {
         let asked = async {
-            let stream = UnixStream::connect(&self.socket).await?;
+            let stream = knock(&self.socket).await?;
             let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
             // The connection ends with its sender; what broke it, the exchange tells.
             let (said, _) = join(exchange(sender, order), connection).await;

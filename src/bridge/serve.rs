@@ -39,9 +39,9 @@ pub(super) type Answer = Response<Payload>;
 
 /// Serves the socket until `shutdown` turns true.
 pub(super) async fn serve(bridge: &Arc<Bridge>, shutdown: watch::Receiver<bool>) -> io::Result<()> {
-    let early = bridge.bound.lock().take();
+    let early = bridge.alone.as_ref().and_then(|alone| alone.bound.lock().take());
     let listener = UnixListener::from_std(early.map_or_else(|| socket::bind(bridge.socket()), Ok)?)?;
-    if !bridge.own_dir {
+    if bridge.alone.is_some() {
         tracing::info!(socket = %bridge.socket().display(), "bridge listening");
     }
     let mut connections = JoinSet::new();
@@ -65,7 +65,7 @@ pub(super) async fn serve(bridge: &Arc<Bridge>, shutdown: watch::Receiver<bool>)
         }
     }
     drop(listener);
-    socket::remove(bridge.socket(), bridge.own_dir);
+    socket::remove(bridge.socket(), bridge.alone.is_none());
     // Children stop first: what waits for them is answered by that, and then the connections end.
     bridge.stop_all().await;
     let farewell = async { while connections.join_next().await.is_some() {} };

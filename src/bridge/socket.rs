@@ -61,6 +61,18 @@ pub(super) fn is_ours(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw())
 }
 
+/// Connects to a bridge. What a stranger has put in its place gets no byte of a call.
+///
+/// # Errors
+/// If nobody listens there, or another user does.
+pub async fn knock(path: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(path).await?;
+    if is_ours(&stream) {
+        return Ok(stream);
+    }
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is another user who listens there"))
+}
+
 /// Removes it, and its directory if that is ours alone and holds nothing else.
 pub(super) fn remove(path: &Path, own_dir: bool) {
     // What is not there need not go.

@@ -167,7 +167,7 @@ async fn post(gateway: &Gateway, path: &str) -> (u16, Value) {
 
 #[tokio::test]
 async fn children_outlive_a_gateway_that_is_killed_or_stopped() {
-    let bridge = Bridge::start(&catalog(&["one"]));
+    let bridge = Bridge::start(&json!({"servers": [eater("one", json!({"files": 64}))]}));
     let gateway = bridge.gateway().start();
     let session = Eater::open(&gateway, "one").await;
     let child = pid(&session).await;
@@ -276,6 +276,15 @@ async fn servers_are_started_and_stopped_over_the_socket() {
     let shown = get(&gateway, "/servers/broken").await;
     assert_eq!(shown["process"]["stderr"], json!(["out of order"]), "{shown}");
     let child = pid(&Eater::open(&gateway, "one").await).await;
+    // The gateway has the metrics of children elsewhere, too.
+    until("the counts", async || {
+        let metrics = Caller::new(&gateway.path("/metrics")).send(Method::GET, Vec::new()).await.body;
+        let says = |words: [&str; 2], count: &str| {
+            metrics.lines().any(|line| words.iter().all(|word| line.contains(word)) && line.ends_with(count))
+        };
+        (says(["_starts_total", "\"one\""], " 2") && says(["\"broken\"", "\"failed\""], " 1")).then_some(())
+    })
+    .await;
     gateway.stop();
     bridge.stop(&[child]);
 }
@@ -307,6 +316,38 @@ fn the_socket_is_nobody_elses() {
         stranger(&socket);
     }
     bridge.stop(&[]);
+}
+
+/// Somebody else's socket in the place of the bridge's.
+#[tokio::test]
+async fn an_impostor_gets_no_call() {
+    use std::os::unix::process::CommandExt as _;
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("only root can be two users");
+    }
+    let folder = TempDir::with_prefix("tollgate-it-").unwrap();
+    std::fs::write(folder.path().join("catalog.yaml"), catalog(&["one"]).to_string()).unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let socket = folder.path().join("socket");
+    let listen = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\ns.listen()\nwhile True: print(len(s.accept()[0].recv(1)), flush=True)";
+    for (uid, wanted) in [(0, "1"), (61474, "0")] {
+        let mut command = Command::new(crate::sandbox::python());
+        command.args(["-I", "-c", listen]).arg(&socket).current_dir("/").uid(uid).gid(uid);
+        let mut impostor = command.stdout(Stdio::piped()).spawn().unwrap();
+        until("the impostor", async || std::os::unix::net::UnixStream::connect(&socket).ok()).await;
+        let gateway = before(&socket, &folder.path().join("catalog.yaml")).start();
+        let call = request(1, "ping", json!({}));
+        let asked = Caller::new(&gateway.url("one"));
+        let asked = tokio::spawn(async move { asked.post(&call).await });
+        let mut said = BufReader::new(impostor.stdout.take().unwrap()).lines().map_while(Result::ok);
+        // The first is our own look; as root it is control: the gateway does speak to it.
+        let lengths: Vec<String> = said.by_ref().take(3).collect();
+        assert!(lengths[1..].iter().all(|length| length == wanted), "user {uid}: {lengths:?}");
+        asked.abort();
+        impostor.kill().unwrap();
+        impostor.wait().unwrap();
+        std::fs::remove_file(&socket).unwrap();
+    }
 }
 
 /// Even where everybody may open the socket, another user gets no answer.

@@ -52,7 +52,7 @@ impl Checker<'_> {
 
     fn memory(&mut self, size: &At<Size>) -> u64 {
         if size.value.0 < MEMORY_BYTES_MIN {
-            let advice = "address space is more than what a program fills: Python needs some 64MiB, Node.js several GiB";
+            let advice = "address space is more than what a program fills: Python needs some 64MiB, Node.js 1GiB and more";
             self.report.advise(size.span, Code::InvalidValue, "must be at least 16MiB", advice);
         }
         size.value.0 as u64
