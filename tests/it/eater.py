@@ -110,7 +110,7 @@ def stay():
 TOOLS = {
     "memory": memory, "cpu": cpu, "files": files, "fork": fork, "write": write, "cut": cut, "read": read, "run": run,
     "tcp": tcp, "udp": udp, "signal": send_signal, "lift": lift, "limit": limit, "status": status, "stay": stay,
-    "env": lambda: dict(os.environ), "pid": os.getpid, "who": lambda: [os.getuid(), os.getgid(), os.getgroups()],
+    "env": lambda: dict(os.environ), "argv": lambda: sys.argv, "pid": os.getpid, "who": lambda: [os.getuid(), os.getgid(), os.getgroups()],
 }
 
 
