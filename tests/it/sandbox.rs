@@ -355,3 +355,48 @@ async fn real_servers_run_in_it() {
     let list = session.post(&request(1, "tools/list", json!({}))).await.result();
     assert!(list["tools"].as_array().unwrap().len() > 3, "{list}");
 }
+
+/// What `docs/sandbox.md` shows is a catalog, and its commands are the program's own.
+#[test]
+fn the_document_tells_the_truth() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/sandbox.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let home = TempDir::with_prefix("tollgate-it-").unwrap();
+    for dir in ["data", "cache", "lib", "venv/bin"] {
+        std::fs::create_dir_all(home.path().join(dir)).unwrap();
+    }
+    std::fs::write(home.path().join("server.py"), "").unwrap();
+    std::os::unix::fs::symlink(python(), home.path().join("venv/bin/python")).unwrap();
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.args(args).current_dir(home.path()).env_clear().env("HOME", home.path());
+        command.env("PATH", "/usr/bin:/usr/local/bin");
+        packages::run(command, Duration::from_secs(30))
+    };
+    let mut catalogs = 0;
+    for snippet in text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+        std::fs::write(home.path().join("catalog.yaml"), snippet).unwrap();
+        let said = run(&["validate", "--strict", "--catalog", "catalog.yaml"]);
+        assert!(said.status.success(), "{snippet}\n{}{}", said.stdout, said.stderr);
+        catalogs += 1;
+    }
+    assert_eq!(catalogs, 3);
+    // Every key is in the table.
+    let schema: Value = serde_json::from_str(&run(&["schema", "catalog"]).stdout).unwrap();
+    let keys = &schema["properties"]["servers"]["items"]["properties"]["sandbox"]["properties"];
+    for key in keys.as_object().expect("the schema of a sandbox").keys() {
+        assert!(text.contains(&format!("| `{key}")), "`{key}` is not in docs/sandbox.md");
+    }
+    // What is open besides is what the launcher opens.
+    let launcher = include_str!("../../src/sandbox/files.rs");
+    let opened = launcher.split("\n/// To read and to execute").next().unwrap();
+    let paths = opened.split('"').skip(1).step_by(2);
+    let missing: Vec<&str> = paths.filter(|path| !text.contains(&format!("`{path}`"))).collect();
+    assert!(missing.is_empty(), "docs/sandbox.md does not name {missing:?}");
+    for flag in ["bridge --socket", "run --bridge"] {
+        let (verb, flag) = flag.split_once(' ').unwrap();
+        assert!(
+            run(&[verb, "--help"]).stdout.contains(flag) && text.contains(&format!("tollgate {verb} {flag}"))
+        );
+    }
+}
