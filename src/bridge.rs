@@ -126,9 +126,10 @@ pub enum Stopped {
 }
 
 /// Where a local server is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum State {
     /// It has no process; the next call starts it.
+    #[default]
     Stopped,
     /// A child was started and did not answer its first message yet.
     Starting,
@@ -143,7 +144,8 @@ pub enum State {
 }
 
 /// What a local server looks like at one moment.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Status {
     /// Where it is in its life.
     pub state: State,

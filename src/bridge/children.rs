@@ -90,15 +90,7 @@ impl Look {
 impl Status {
     /// Of a server that nobody can tell about.
     fn unknown() -> Self {
-        Self {
-            state: State::Unknown,
-            pids: Vec::new(),
-            started_at: None,
-            last_activity: None,
-            restarts: 0,
-            in_flight: 0,
-            last_error: Some("the bridge does not answer".to_owned()),
-            stderr_tail: Vec::new(),
-        }
+        let away = "the bridge does not answer".to_owned();
+        Self { state: State::Unknown, last_error: Some(away), ..Self::default() }
     }
 }

@@ -21,6 +21,7 @@ mod gateway;
 mod hardening;
 mod interop;
 mod issuer;
+mod launcher;
 mod limits;
 mod listeners;
 mod load;
