@@ -17,9 +17,40 @@ const ENOUGH: ABI = ABI::V3;
 /// The newest whose rules were tried out.
 const KNOWN: ABI = ABI::V6;
 
-/// What programs need of the system to run at all: libraries, certificates, time zones, names. All of it is the same
-/// for every user of the machine; what is secret there is kept by its mode.
-const SYSTEM: [&str; 9] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/nix/store"];
+/// Programs and libraries of the system.
+const SYSTEM: [&str; 8] =
+    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/etc/alternatives"];
+/// What libraries look up to load, to name, to connect and to trust. Not all of `/etc`: secrets stand there as well, and a
+/// server of the gateway's own user could read those of the gateway.
+const SETTINGS: [&str; 27] = [
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/hosts",
+    "/etc/host.conf",
+    "/etc/hostname",
+    "/etc/resolv.conf",
+    "/etc/nsswitch.conf",
+    "/etc/gai.conf",
+    "/etc/protocols",
+    "/etc/services",
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/localtime",
+    "/etc/timezone",
+    "/etc/locale.alias",
+    "/etc/os-release",
+    "/etc/mime.types",
+    "/etc/fonts",
+    "/etc/magic",
+    "/etc/ssl/openssl.cnf",
+    "/etc/ssl/certs",
+    "/etc/ca-certificates",
+    "/etc/pki/tls/cert.pem",
+    "/etc/pki/tls/certs",
+    "/etc/pki/tls/openssl.cnf",
+    "/etc/pki/ca-trust/extracted",
+];
 /// Facts about the machine and about itself, which runtimes ask for when they start. Not all of `/proc`: it shows what
 /// others run.
 const FACTS: [&str; 11] = [
@@ -84,8 +115,11 @@ pub(super) fn close(profile: &Profile, program: &Path) -> Result<(), LaunchError
 /// Opens the system, the program and what the profile names.
 fn open(mut rules: RulesetCreated, paths: &Paths, program: &Path) -> Result<RulesetCreated, LaunchError> {
     let all = AccessFs::from_all(KNOWN);
-    for path in SYSTEM.iter().chain(&FACTS).map(Path::new).filter(|path| path.exists()) {
+    for path in SYSTEM.iter().map(Path::new).filter(|path| path.exists()) {
         rules = allow(rules, path, READ)?;
+    }
+    for path in SETTINGS.iter().chain(&FACTS).map(Path::new).filter(|path| path.exists()) {
+        rules = allow(rules, path, make_bitflags!(AccessFs::{ReadFile | ReadDir}))?;
     }
     for path in DEVICES.iter().map(Path::new).filter(|path| path.exists()) {
         rules = allow(rules, path, make_bitflags!(AccessFs::{ReadFile | WriteFile}))?;

@@ -193,6 +193,11 @@ async fn files_outside_are_closed() {
         Eater::check_denied(what, boxed.ask(tool, with).await, &denied);
     }
     assert_eq!(std::fs::read_to_string(home.join("given/public")).unwrap(), "hello");
+    if is_root() {
+        assert!(free.ask("read", json!(["/etc/shadow"])).await.is_ok(), "control: it is root's");
+    }
+    Eater::check_denied("the system's secrets", boxed.ask("read", json!(["/etc/shadow"])).await, &denied);
+    assert!(boxed.ask("read", json!(["/etc/passwd"])).await.is_ok());
     assert_eq!(boxed.ask("read", json!([home.join("given/public")])).await, Ok(json!("hello")));
     assert_eq!(boxed.ask("write", json!([home.join("mine/own"), 3])).await, Ok(json!(3072)));
     // The system's programs run; what it wrote itself does not.

@@ -25,7 +25,7 @@ pub(in crate::catalog) struct RawSandbox {
     /// Length of a file that it writes; `0` lets it write none.
     pub(in crate::catalog) file_size: Option<At<Size>>,
     /// Files and directories that it may read and execute, relative to this file. With `read` or `write` it may use
-    /// these, its program and the system's own (`/usr`, `/etc` and the like), and no others.
+    /// these, its program and what every program needs of the system (`/usr` and the like), and no others.
     pub(in crate::catalog) read: Option<At<Vec<At<String>>>>,
     /// Files and directories that it may read and change, relative to this file. What stands in them cannot be executed
     /// unless `read` names it, too.
