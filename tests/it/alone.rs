@@ -318,6 +318,29 @@ fn the_socket_is_nobody_elses() {
     bridge.stop(&[]);
 }
 
+#[tokio::test]
+async fn calls_in_flight_finish_before_the_bridge_ends() {
+    let bridge = Bridge::start(&catalog(&["one"]));
+    let gateway = bridge.gateway().start();
+    let session = Eater::open(&gateway, "one").await;
+    let child = pid(&session).await;
+    // User time, in ticks of which a second has a hundred: when it has grown, the call is running.
+    let ticks = || {
+        let text = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap();
+        text.rsplit(')').next().unwrap().split_whitespace().nth(11).unwrap().parse::<u64>().unwrap()
+    };
+    let before = ticks();
+    let other = Eater(session.0.clone());
+    let call = tokio::spawn(async move { other.ask("cpu", json!([1.0])).await });
+    until("the call", async || (ticks() > before + 10).then_some(())).await;
+    bridge.signal(Signal::SIGTERM);
+    bridge.wait_for("shutting down");
+    assert!(call.await.unwrap().is_ok(), "the call was cut off");
+    gateway.stop();
+    bridge.wait_for("stopped");
+    until("the end of the child", async || (!alive(child)).then_some(())).await;
+}
+
 /// Somebody else's socket in the place of the bridge's.
 #[tokio::test]
 async fn an_impostor_gets_no_call() {
