@@ -4,6 +4,7 @@
 //! Building is synchronous and starts nothing; tasks begin inside Pingora's services, each of which has a runtime of
 //! its own: the proxy with one thread for each core, the bridge with one, and the rest with one.
 
+mod alone;
 mod announce;
 mod demo;
 mod drain;
@@ -15,7 +16,7 @@ mod sidecar;
 mod systemd;
 mod upgrade;
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::auth::{self, Entrance};
-use crate::bridge::{Bridge, BridgeError, Observer};
+use crate::bridge::{Bridge, BridgeError, Children, Observer, Outside};
 use crate::catalog::{self, Snapshot};
 use crate::conf::{AuditSink, Conf, Loaded, Sources};
 use crate::control::{Control, Reload, Settings};
@@ -42,6 +43,7 @@ use crate::proxy::{Admission, Ending, Forwarding, Proxy, Recorder};
 use crate::session::{self, Sealer};
 use crate::telemetry::{self, AccessLog, Audit, Meters};
 use crate::upstream::Fleet;
+pub use alone::bridge;
 use demo::Demo;
 use drain::Drain;
 pub use inherit::Inheritance;
@@ -138,7 +140,7 @@ fn make_state_dir(conf: &Conf) -> Result<(), StartError> {
 /// The rooms, joined.
 struct Built {
     hub: Arc<Hub>,
-    bridge: Arc<Bridge>,
+    children: Children,
     control: Arc<Control>,
     access_log: AccessLog,
     /// The audit log and its file, if it has one of its own.
@@ -177,14 +179,14 @@ fn build(
     let sealer =
         Sealer::new(&session::load_key(conf.session.key.as_ref(), &conf.state_dir)?, conf.session.ttl);
     let observer = Arc::new(observe::Counted::new(Arc::clone(&meters)));
-    let bridge = open_bridge(conf, observer)?;
+    let (children, control_socket) = open_children(conf, observer)?;
     let catalog = Arc::new(demo.load(conf)?);
     warn_of(&catalog.warnings);
     warn_of(&auth::review(conf, &catalog));
-    bridge.reconcile(&catalog);
+    children.reconcile(&catalog);
     meters.reloaded(catalog.generation, started.0.elapsed());
     let idle = conf.limits.idle_connections_max;
-    let fleet = Arc::new(Fleet::new(catalog, bridge.socket(), idle, Arc::clone(&meters)));
+    let fleet = Arc::new(Fleet::new(catalog, children.socket(), idle, Arc::clone(&meters)));
     let hub = Arc::new(Hub::new(Arc::clone(&fleet), sealer, conf.limits));
     let entrance = Arc::new(Entrance::new(conf.access.clone(), conf.limits.tokens_max)?);
     let buckets = Arc::new(Buckets::new(conf.limits.buckets_max));
@@ -193,17 +195,16 @@ fn build(
     let access_log = AccessLog::default();
     let (audit, audit_log) = audit(conf, &access_log)?;
     let shown = || (Arc::clone(&meters), audit.clone());
-    let places = (fleet, Arc::clone(&bridge));
+    let places = (fleet, children.clone());
     let reload = Arc::new(Reload::new(demo.source(conf), places, Arc::clone(&entrance), shown()));
     let settings = Settings::new(sources, file, conf.clone(), Arc::clone(&entrance), shown());
-    let control_socket = bridge.socket().with_file_name("control.sock");
     let forwarding = Forwarding::new(&control_socket).map_err(|e| internal(&e))?;
     let control = Arc::new(Control {
         listeners: conf.listeners.clone(),
         entrance: Arc::clone(&entrance),
         buckets: Arc::clone(&buckets),
         hub: Arc::clone(&hub),
-        bridge: Arc::clone(&bridge),
+        children: children.clone(),
         meters: Arc::clone(&meters),
         audit: audit.clone(),
         reload,
@@ -215,7 +216,44 @@ fn build(
     let recorder = Recorder::new(access_log.clone(), audit, Arc::clone(&meters));
     let proxy = Proxy::new(Arc::clone(&hub), admission, forwarding, recorder, conf.limits);
     let proxy = proxy.ending_with(phases.ending());
-    Ok(Built { hub, bridge, control, access_log, audit_log, meters, proxy, gate, phases, control_socket })
+    Ok(Built { hub, children, control, access_log, audit_log, meters, proxy, gate, phases, control_socket })
+}
+
+/// Where children are, and the control plane's socket.
+fn open_children(conf: &Conf, observer: Arc<observe::Counted>) -> Result<(Children, PathBuf), StartError> {
+    const CONTROL: &str = "control.sock";
+    match &conf.bridge {
+        Some(socket) => {
+            let outside = Arc::new(Outside::at(socket, observer));
+            Ok((Children::There(outside), open_folder(conf)?.join(CONTROL)))
+        }
+        None => {
+            let bridge = open_bridge(conf, observer)?;
+            let control_socket = bridge.socket().with_file_name(CONTROL);
+            Ok((Children::Here(bridge), control_socket))
+        }
+    }
+}
+
+/// A folder in the state directory for the sockets of a gateway whose bridge is elsewhere; several gateways have several.
+fn open_folder(conf: &Conf) -> Result<PathBuf, StartError> {
+    let failed = |source| StartError::State { path: conf.state_dir.clone(), source };
+    for number in 1..=GATEWAYS_MAX {
+        let folder = conf.state_dir.join(format!("run-{number}"));
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(folder.join("lock"));
+        let lock = lock.map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {
+                // Held until the process ends, however it ends.
+                std::mem::forget(lock);
+                return Ok(folder);
+            }
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+    }
+    Err(StartError::Bridge(BridgeError::Locked(conf.state_dir.clone())))
 }
 
 /// The bridge in the state directory. A gateway that runs beside another one on the same directory shares its session
@@ -262,13 +300,17 @@ fn serve(
     (listening, life): (Listening, Life),
     built: Built,
 ) -> Result<(), StartError> {
-    let Built { hub, bridge, control, access_log, audit_log, meters, proxy, gate, phases, control_socket } =
+    let Built { hub, children, control, access_log, audit_log, meters, proxy, gate, phases, control_socket } =
         built;
     let announcement = announce::Announcement::new(conf, &demo, listening.bound(), &hub);
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(conf));
-    let bridge_socket = bridge.socket().to_owned();
+    // One elsewhere may come later, and go and come again.
+    let bridge_socket = match &children {
+        Children::Here(bridge) => Some(bridge.socket().to_owned()),
+        Children::There(_) => None,
+    };
     let bridge_service = BridgeService {
-        bridge: Arc::clone(&bridge),
+        children: children.clone(),
         stopping: phases.stopping.subscribe(),
         gone: phases.children_gone.clone(),
     };
@@ -294,7 +336,7 @@ fn serve(
         pid_file: PidFile::of(&conf.state_dir),
         draining: phases.draining.subscribe(),
         hanging_up: phases.hanging_up.subscribe(),
-        private: vec![bridge_socket, control_socket],
+        private: bridge_socket.into_iter().chain([control_socket]).collect(),
         announcement,
     };
     server.add_service(GenBackgroundService::new("bridge".into(), Arc::new(bridge_service)));
@@ -309,7 +351,7 @@ fn serve(
     let drain = Drain {
         phases,
         gate,
-        bridge,
+        children,
         delay: conf.drain_delay,
         patience: conf.drain,
         logs,

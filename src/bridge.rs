@@ -13,19 +13,27 @@
 //! Invariant: when `serve` returns, no process that a child started is left. One task owns one child from its
 //! start to the end of its process group.
 //!
-//! Not done: `PR_SET_PDEATHSIG` needs code between fork and exec, which is unsafe. A gateway that is killed
-//! leaves its children with a closed stdin, and the next start sweeps those that stay.
+//! Not done: `PR_SET_PDEATHSIG` for every child, which needs code between fork and exec, and that is unsafe. Those with
+//! a sandbox get it from their launcher. The others are left with a closed stdin by a gateway that is killed, and the
+//! next start sweeps those that stay.
+//!
+//! The bridge can also be a process of its own (`tollgate bridge`), so that children outlive the gateway. Whoever uses
+//! it does so by [`Children`], which are here or there. A bridge on its own reads the catalog itself and is the only one
+//! who decides what runs; the gateway asks for it by `/-/…` on the same socket, beside which no server's id can stand.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::catalog::{Runtime, ServerId, Snapshot};
@@ -33,23 +41,32 @@ use crate::conf::Limits;
 
 mod audience;
 mod child;
+mod children;
 mod desk;
 mod failure;
 mod frame;
 mod live;
 mod mailbox;
 mod opening;
+mod orders;
+mod outside;
 mod payload;
 mod post;
 mod quiet;
 mod serve;
 mod slot;
+mod socket;
 mod spawn;
 mod starts;
 mod supervisor;
 mod sweep;
+mod tally;
 
+pub use children::{Children, Look};
+pub use outside::Outside;
+pub use socket::knock;
 use supervisor::{Entry, Shared};
+use tally::Tally;
 
 /// Calls in flight on a child that left the catalog, or that is stopped by hand, get this long to finish.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -82,10 +99,16 @@ pub enum BridgeError {
     /// The bridge is shutting down, or does not run.
     #[error("the bridge does not run")]
     Closed,
+    /// The socket of a bridge on its own cannot be made. The operator's.
+    #[error("the socket {} cannot be used", .0.display())]
+    Socket(PathBuf, #[source] io::Error),
+    /// The bridge is a process of its own, and does not answer. Safe to try again.
+    #[error("the bridge at {} does not answer", .0.display())]
+    Away(PathBuf, #[source] io::Error),
 }
 
 /// What became of a request to start a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Started {
     /// It runs now.
     Now,
@@ -94,7 +117,7 @@ pub enum Started {
 }
 
 /// What became of a request to stop a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stopped {
     /// It is stopped now.
     Now,
@@ -103,9 +126,10 @@ pub enum Stopped {
 }
 
 /// Where a local server is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum State {
     /// It has no process; the next call starts it.
+    #[default]
     Stopped,
     /// A child was started and did not answer its first message yet.
     Starting,
@@ -115,10 +139,13 @@ pub enum State {
     Stopping,
     /// It died too often and is not started for a while.
     Failed,
+    /// The bridge is a process of its own and does not answer.
+    Unknown,
 }
 
 /// What a local server looks like at one moment.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Status {
     /// Where it is in its life.
     pub state: State,
@@ -161,14 +188,33 @@ impl Observer for Unobserved {
     fn rubbish(&self, _: &ServerId) {}
 }
 
+/// Reads the catalog again, if its file has changed.
+type Refresh = Box<dyn Fn() + Send + Sync>;
+
 /// All local servers of the catalog, and the socket on which they are offered.
-#[derive(Debug)]
 pub struct Bridge {
     shared: Arc<Shared>,
     entries: RwLock<HashMap<ServerId, Arc<Entry>>>,
     /// Servers that left the catalog while they had processes.
     leaving: Mutex<Vec<Arc<Entry>>>,
     socket: PathBuf,
+    alone: Option<Alone>,
+}
+
+/// What a bridge has that is a process of its own.
+struct Alone {
+    /// Its socket, bound at the start so that a mistake ends it.
+    bound: Mutex<Option<UnixListener>>,
+    /// The gateway has the metrics.
+    tally: Arc<Tally>,
+    /// It may hear of a new server before its watch does.
+    refresh: OnceLock<Refresh>,
+}
+
+impl fmt::Debug for Bridge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bridge").field("socket", &self.socket).finish_non_exhaustive()
+    }
 }
 
 impl Bridge {
@@ -178,13 +224,50 @@ impl Bridge {
         limits: Limits,
         observer: Arc<dyn Observer>,
     ) -> Result<Arc<Self>, BridgeError> {
-        let wrong = |e| BridgeError::State(state_dir.to_owned(), e);
-        DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(wrong)?;
-        let state_dir = state_dir.canonicalize().map_err(wrong)?;
-        let table = sweep::Table::open(&state_dir)?;
-        let socket = private_dir(&state_dir).map_err(wrong)?.join("bridge");
-        let shared = Shared::new(limits, observer, table);
-        Ok(Arc::new(Self { shared, entries: RwLock::default(), leaving: Mutex::default(), socket }))
+        let (state_dir, shared) = settle_in(state_dir, limits, observer)?;
+        let socket = private_dir(&state_dir).map_err(|e| BridgeError::State(state_dir, e))?.join("bridge");
+        Ok(Self::made(shared, socket, None))
+    }
+
+    /// As [`Self::new`], for a process of its own with its socket at that path.
+    pub fn alone(socket: &Path, state_dir: &Path, limits: Limits) -> Result<Arc<Self>, BridgeError> {
+        let wrong = |e| BridgeError::Socket(socket.to_owned(), e);
+        let path = std::path::absolute(socket).map_err(wrong)?;
+        socket::vacant(&path).map_err(wrong)?;
+        let tally = Arc::new(Tally::default());
+        let (_, shared) = settle_in(state_dir, limits, Arc::clone(&tally) as Arc<dyn Observer>)?;
+        let alone = Alone {
+            bound: Mutex::new(Some(socket::bind(&path).map_err(wrong)?)),
+            tally,
+            refresh: OnceLock::new(),
+        };
+        Ok(Self::made(shared, path, Some(alone)))
+    }
+
+    fn made(shared: Arc<Shared>, socket: PathBuf, alone: Option<Alone>) -> Arc<Self> {
+        Arc::new(Self { shared, entries: RwLock::default(), leaving: Mutex::default(), socket, alone })
+    }
+
+    /// What to do when a server is asked for that is not there: it may stand in the catalog since a moment ago.
+    pub fn when_unknown(&self, refresh: impl Fn() + Send + Sync + 'static) {
+        if let Some(alone) = &self.alone {
+            // Only the first one counts.
+            drop(alone.refresh.set(Box::new(refresh)));
+        }
+    }
+
+    /// Calls in flight on all children.
+    pub fn in_flight(&self) -> usize {
+        self.entries.read().values().map(|entry| entry.status().in_flight).sum()
+    }
+
+    fn counts(&self) -> HashMap<String, tally::Counts> {
+        self.alone.as_ref().map(|alone| alone.tally.counts()).unwrap_or_default()
+    }
+
+    fn statuses(&self) -> HashMap<String, Status> {
+        let entries = self.entries.read();
+        entries.iter().map(|(id, entry)| (id.to_string(), entry.status())).collect()
     }
 
     /// Path of the unix socket, shorter than 100 bytes.
@@ -257,7 +340,18 @@ impl Bridge {
     }
 
     fn entry(&self, id: &str) -> Result<Arc<Entry>, BridgeError> {
-        self.entries.read().get(id).cloned().ok_or_else(|| BridgeError::Unknown(id.to_owned()))
+        self.find(id).ok_or_else(|| BridgeError::Unknown(id.to_owned()))
+    }
+
+    fn find(&self, id: &str) -> Option<Arc<Entry>> {
+        let known = self.entries.read().get(id).cloned();
+        if known.is_none()
+            && let Some(refresh) = self.alone.as_ref().and_then(|alone| alone.refresh.get())
+        {
+            refresh();
+            return self.entries.read().get(id).cloned();
+        }
+        known
     }
 
     /// The gateway is about to end: children stop once their calls in flight ended, or after `within`, and none is started.
@@ -279,6 +373,19 @@ impl Bridge {
             entry.stop(Duration::ZERO, true).await;
         }
     }
+}
+
+/// Makes the state directory ours.
+fn settle_in(
+    state_dir: &Path,
+    limits: Limits,
+    observer: Arc<dyn Observer>,
+) -> Result<(PathBuf, Arc<Shared>), BridgeError> {
+    let wrong = |e| BridgeError::State(state_dir.to_owned(), e);
+    DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(wrong)?;
+    let state_dir = state_dir.canonicalize().map_err(wrong)?;
+    let table = sweep::Table::open(&state_dir)?;
+    Ok((state_dir, Shared::new(limits, observer, table)))
 }
 
 /// A directory for the socket that only we can enter: in the state directory, or where a long path forbids it,

@@ -8,6 +8,7 @@ mod check;
 mod explain;
 mod healthcheck;
 mod key;
+mod launch;
 mod plan;
 mod routes;
 mod samples;
@@ -35,7 +36,21 @@ pub struct Command {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run the gateway. Without any file it serves built-in sample servers on 127.0.0.1:4444.
-    Run(Files),
+    Run {
+        #[command(flatten)]
+        files: Files,
+        /// The socket of a `tollgate bridge`, which then runs the local servers [default: none, they run here].
+        #[arg(long, value_name = "SOCKET")]
+        bridge: Option<PathBuf>,
+    },
+    /// Run the local servers of a catalog without the gateway, so that they outlive it; `run --bridge SOCKET` uses them.
+    Bridge {
+        /// Where it listens [default: `bridge` of the configuration, else `bridge.sock` in the state directory].
+        #[arg(long, value_name = "SOCKET")]
+        socket: Option<PathBuf>,
+        #[command(flatten)]
+        files: Files,
+    },
     /// Check the configuration and the catalog, and tell every mistake with its place.
     Validate {
         #[command(flatten)]
@@ -115,6 +130,9 @@ enum Verb {
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: std::net::SocketAddr,
     },
+    /// Become a server's program with no more than a profile gives; the gateway starts itself with it.
+    #[command(hide = true)]
+    Launch(launch::Order),
     /// Print a completion script.
     Completion {
         /// For which shell.
@@ -184,6 +202,7 @@ impl Files {
             listen: self.listen,
             catalog: self.catalog,
             state_dir: self.state_dir,
+            bridge: None,
             log_level: self.log_level,
             log_format: self.log_format,
         };
@@ -194,7 +213,8 @@ impl Files {
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let done = match Command::parse().verb {
-        Verb::Run(files) => run(files),
+        Verb::Run { files, bridge } => run(files, bridge),
+        Verb::Bridge { socket, files } => bridge(files, socket),
         Verb::Validate { files, format, strict } => check::validate(files, format, strict),
         Verb::Explain { question, files, format } => explain::explain(files, &question, format),
         Verb::Plan { to, files, format } => plan::plan(files, &to, format),
@@ -208,6 +228,7 @@ pub fn main() -> ExitCode {
         Verb::Token { verb } => token::run(verb),
         Verb::Upgrade { pid, files } => upgrade::ask(pid, files),
         Verb::Healthcheck(files) => healthcheck::ask(files),
+        Verb::Launch(order) => return launch::launch(&order),
         Verb::Sample { transport, listen } => samples::serve(transport, listen),
         Verb::Completion { shell } => {
             clap_complete::generate(shell, &mut Command::command(), "tollgate", &mut io::stdout());
@@ -224,25 +245,45 @@ pub fn main() -> ExitCode {
 type Failure = String;
 type Done = Result<ExitCode, Failure>;
 
-fn run(files: Files) -> Done {
-    let sources = files.sources();
+fn run(files: Files, bridge: Option<PathBuf>) -> Done {
+    let mut sources = files.sources();
+    sources.flags.bridge = bridge;
     let mut inherited = app::Inheritance::take(&sources.env);
     let run = || {
-        let wrong = |mistakes: &Mistakes| {
-            let first = mistakes.first().map(Mistake::one_line).unwrap_or_default();
-            (first, check::report(mistakes))
-        };
         let loaded = conf::load(sources.clone()).map_err(|mistakes| wrong(&mistakes))?;
-        match app::run(loaded, sources, &mut inherited) {
-            Ok(()) => Ok(ExitCode::SUCCESS),
-            Err(app::StartError::Catalog(mistakes)) => Err(wrong(&mistakes)),
-            Err(error) => Err((error.to_string(), format!("error: {error}"))),
-        }
+        ended(app::run(loaded, sources, &mut inherited))
     };
     run().map_err(|(brief, told): (String, Failure)| {
         inherited.failed(&brief);
         told
     })
+}
+
+fn bridge(files: Files, socket: Option<PathBuf>) -> Done {
+    if files.listen.is_some() {
+        return Err("error: a bridge listens on no address: use `--socket`".to_owned());
+    }
+    let sources = files.sources();
+    let loaded = conf::load(sources.clone()).map_err(|mistakes| check::report(&mistakes))?;
+    ended(app::bridge(loaded, sources, socket)).map_err(|(_, told)| told)
+}
+
+/// Mistakes in one line, and in full.
+fn wrong(mistakes: &Mistakes) -> (String, Failure) {
+    let first = mistakes.first().map(Mistake::one_line).unwrap_or_default();
+    (first, check::report(mistakes))
+}
+
+/// How a service ended: why it failed in one line, and in full.
+fn ended(result: Result<(), app::StartError>) -> Result<ExitCode, (String, Failure)> {
+    match result {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(app::StartError::Catalog(mistakes)) => Err(wrong(&mistakes)),
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+            Err((error.to_string(), format!("error: {error}{}", cause.unwrap_or_default())))
+        }
+    }
 }
 
 fn show(files: Files, format: Format) -> Done {

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::auth::{self, Caller, Entrance, InForce, Introduction, Presented, Resource};
-use crate::bridge::Bridge;
+use crate::bridge::Children;
 use crate::conf::{Limit, Listener};
 use crate::hub::Hub;
 use crate::limit::{Buckets, Decision, Draw, Layer};
@@ -45,7 +45,7 @@ pub struct Control {
     /// Servers and sessions.
     pub hub: Arc<Hub>,
     /// Children.
-    pub bridge: Arc<Bridge>,
+    pub children: Children,
     /// Metrics.
     pub meters: Arc<Meters>,
     /// Where refusals and administrative acts are told.

@@ -3,7 +3,8 @@
 //!
 //! One process, three services, each with a runtime of its own. The *proxy* is Pingora and the only thing that
 //! listens to the world. The *bridge* supervises the children of local servers and offers each on a private unix
-//! socket, so that to everything else a stdio server is an HTTP server. The *sidecar* runs the control plane, the
+//! socket, so that to everything else a stdio server is an HTTP server. It may also be a process of its own
+//! (`tollgate bridge`), whose children outlive the gateway. The *sidecar* runs the control plane, the
 //! catalog's watch and the health checks.
 //!
 //! # Reading order
@@ -16,6 +17,7 @@
 //! 5. [`upstream`]: an endpoint is picked, bytes go out, the answer streams back.
 //!
 //! Then [`catalog`] (what is behind the gateway, from [`document`]s with positions), [`bridge`] (children),
+//! [`sandbox`] (what they may use),
 //! [`control`] (the native API and reloads), [`egress`] (what the gateway asks on its own account), [`telemetry`] (what
 //! is shown), and [`app`], which joins all of it.
 //!
@@ -25,25 +27,26 @@
 //!
 //! ```text arrows
 //! main      -> command
-//! command   -> app auth catalog conf control document hub mcp proxy sample
+//! command   -> app auth catalog conf control document hub mcp proxy sample sandbox
 //! app       -> auth bridge catalog conf control document hub limit listener proxy sample session telemetry upstream
 //! proxy     -> auth catalog conf hub limit listener mcp reply telemetry upstream
 //! control   -> auth bridge catalog conf document hub limit telemetry upstream
 //! hub       -> auth catalog conf mcp reply session telemetry upstream
 //! upstream  -> auth bridge catalog conf egress mcp telemetry
-//! bridge    -> catalog conf mcp
+//! bridge    -> catalog conf mcp sandbox
 //! sample    -> mcp
 //! session   -> conf mcp
 //! auth      -> catalog conf document egress
 //! limit     -> conf
 //! listener  -> conf telemetry
 //! telemetry -> conf mcp
-//! catalog   -> conf document
+//! catalog   -> conf document sandbox
 //! conf      -> document
 //! document  ->
 //! egress    -> conf
 //! mcp       ->
 //! reply     ->
+//! sandbox   ->
 //! ```
 //!
 //! # Invariants
@@ -74,6 +77,7 @@
 //! src/hub/give_up.rs — word to a server that a call is given up — itself; two seconds
 //! src/listener/accept.rs — a task for each connection of a client — its client, a deadline, or the end of the service
 //! src/sample/http.rs — a task for each connection of the sample servers — its client, or `stopping`
+//! src/sandbox.rs — no new process: the launcher becomes a server's program by exec — the program
 //! src/upstream/health.rs — a round of health checks for each server that is due — itself; dropped with the watch
 //! ```
 
@@ -93,6 +97,7 @@ pub mod mcp;
 pub mod proxy;
 pub mod reply;
 pub mod sample;
+pub mod sandbox;
 pub mod session;
 pub mod telemetry;
 pub mod upstream;

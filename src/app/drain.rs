@@ -15,7 +15,7 @@ use super::Phases;
 use super::running::{Attempt, PidFile};
 use super::systemd;
 use super::upgrade::{Succession, UpgradeError};
-use crate::bridge::Bridge;
+use crate::bridge::Children;
 use crate::limit::Gate;
 use crate::listener::Occupancy;
 use crate::telemetry::{AccessLog, Audit, Meters};
@@ -34,7 +34,7 @@ const LINGER: Duration = Duration::from_secs(5);
 pub(super) struct Drain {
     pub(super) phases: Phases,
     pub(super) gate: Gate,
-    pub(super) bridge: Arc<Bridge>,
+    pub(super) children: Children,
     /// How long connections are taken while `/readyz` already fails.
     pub(super) delay: Duration,
     /// How long calls in flight may take.
@@ -136,7 +136,7 @@ impl Drain {
     /// Waits for what is in flight, stops children and closes the logs.
     async fn finish(&self, signals: &mut Signals) {
         // Those without a call begin to end now: a child that is slow to go holds nobody up.
-        self.bridge.drain(self.patience);
+        self.children.drain(self.patience);
         tokio::select! {
             drained = timeout(self.patience, self.idle()) => if drained.is_err() {
                 tracing::warn!(in_flight = self.gate.in_flight(), "calls did not finish in time");
@@ -188,9 +188,6 @@ struct Signals {
 
 impl Signals {
     fn listen() -> Self {
-        let listen = |kind| {
-            signal(kind).inspect_err(|error| tracing::error!(%error, "cannot listen for a signal")).ok()
-        };
         Self {
             term: listen(SignalKind::terminate()),
             int: listen(SignalKind::interrupt()),
@@ -200,17 +197,24 @@ impl Signals {
 
     async fn next(&mut self) -> Asked {
         tokio::select! {
-            () = next(&mut self.term) => Asked::End("SIGTERM"),
-            () = next(&mut self.int) => Asked::End("SIGINT"),
+            name = any(&mut self.term, &mut self.int) => Asked::End(name),
             () = next(&mut self.upgrade) => Asked::Upgrade,
         }
     }
 
     async fn end(&mut self) -> &'static str {
-        tokio::select! {
-            () = next(&mut self.term) => "SIGTERM",
-            () = next(&mut self.int) => "SIGINT",
-        }
+        any(&mut self.term, &mut self.int).await
+    }
+}
+
+pub(super) fn listen(kind: SignalKind) -> Option<Signal> {
+    signal(kind).inspect_err(|error| tracing::error!(%error, "cannot listen for a signal")).ok()
+}
+
+pub(super) async fn any(term: &mut Option<Signal>, int: &mut Option<Signal>) -> &'static str {
+    tokio::select! {
+        () = next(term) => "SIGTERM",
+        () = next(int) => "SIGINT",
     }
 }
 

@@ -17,14 +17,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::systemd;
-use crate::bridge::Bridge;
+use crate::bridge::Children;
 use crate::catalog::{Seen, Watch};
 use crate::control::{self, Control};
 use crate::sample;
 
 /// The bridge, and word of its end.
 pub(super) struct BridgeService {
-    pub(super) bridge: Arc<Bridge>,
+    pub(super) children: Children,
     pub(super) stopping: watch::Receiver<bool>,
     pub(super) gone: watch::Sender<bool>,
 }
@@ -32,7 +32,10 @@ pub(super) struct BridgeService {
 #[async_trait]
 impl BackgroundService for BridgeService {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        self.bridge.serve(self.stopping.clone()).await;
+        match &self.children {
+            Children::Here(bridge) => bridge.serve(self.stopping.clone()).await,
+            Children::There(outside) => outside.watch(self.stopping.clone()).await,
+        }
         self.gone.send_replace(true);
     }
 }
@@ -88,31 +91,13 @@ impl Sidecar {
     /// Loads the catalog anew whenever its content changes. What was found in it is reported where it was found.
     async fn watch_catalog(&self) {
         let (Some(path), Some(seen)) = (&self.catalog, self.control.reload.seen()) else { return };
-        self.watch(path, seen, || drop(self.control.reload.run())).await;
+        follow(path, seen, self.stopping.clone(), || drop(self.control.reload.run())).await;
     }
 
     /// Loads the configuration anew whenever its content changes.
     async fn watch_settings(&self) {
         let Some((path, seen)) = self.control.settings.file() else { return };
-        self.watch(path, seen, || drop(self.control.settings.run())).await;
-    }
-
-    async fn watch(&self, path: &Path, seen: &Seen, reload: impl Fn()) {
-        let file = path.display();
-        let mut watch = match Watch::start(path, seen.clone()) {
-            Ok(watch) => watch,
-            Err(error) => return tracing::error!(%error, %file, "a file is not watched"),
-        };
-        if let Some(trouble) = watch.trouble() {
-            tracing::warn!(%trouble, %file, "a file's directory cannot be watched: its content is polled");
-        }
-        let mut stopping = self.stopping.clone();
-        loop {
-            tokio::select! {
-                () = watch.changed() => reload(),
-                _ = stopping.wait_for(|stopping| *stopping) => return,
-            }
-        }
+        follow(path, seen, self.stopping.clone(), || drop(self.control.settings.run())).await;
     }
 
     /// `SIGHUP` loads both files, changed or not.
@@ -136,6 +121,24 @@ impl Sidecar {
                 }
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }
+        }
+    }
+}
+
+/// Calls `reload` whenever a file has other content than was seen, until `stopping` turns true.
+pub(super) async fn follow(path: &Path, seen: &Seen, mut stopping: watch::Receiver<bool>, reload: impl Fn()) {
+    let file = path.display();
+    let mut watch = match Watch::start(path, seen.clone()) {
+        Ok(watch) => watch,
+        Err(error) => return tracing::error!(%error, %file, "a file is not watched"),
+    };
+    if let Some(trouble) = watch.trouble() {
+        tracing::warn!(%trouble, %file, "a file's directory cannot be watched: its content is polled");
+    }
+    loop {
+        tokio::select! {
+            () = watch.changed() => reload(),
+            _ = stopping.wait_for(|stopping| *stopping) => return,
         }
     }
 }

@@ -22,6 +22,7 @@ use super::quiet::Quiet;
 use super::slot::Slot;
 use super::spawn::{self, Process, read};
 use super::starts::Life;
+use crate::sandbox;
 
 /// A child that takes no byte for this long, with a full pipe, is hung.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
@@ -134,6 +135,7 @@ impl Worker {
             self.last_words().await;
         }
         death.stderr = self.tail.told();
+        death.of_launcher();
         let now = Instant::now();
         let life = Life {
             ready: self.ready_since.map(|since| now.duration_since(since)),
@@ -330,7 +332,9 @@ impl Worker {
 
     fn error_line(&mut self, line: &[u8]) {
         let line = String::from_utf8_lossy(line).into_owned();
-        if let Some(dropped) = self.chatter.admit() {
+        if let Some(said) = line.strip_prefix(sandbox::PREFIX) {
+            tracing::warn!(server = %self.slot.id, "sandbox: {said}");
+        } else if let Some(dropped) = self.chatter.admit() {
             tracing::info!(server = %self.slot.id, dropped, stderr = %line);
         }
         self.slot.stderr.lock().push(line.clone());

@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::catalog::ServerId;
 use crate::mcp::{Code, Id, RpcError};
+use crate::sandbox;
 
 /// The header that tells the gateway how an exchange ended; it never reaches a client.
 pub(super) const OUTCOME: &str = "x-tollgate-outcome";
@@ -56,12 +57,14 @@ pub(super) struct Death {
     pub(super) meant: bool,
     /// Whether somebody killed it with SIGKILL.
     pub(super) killed: bool,
+    /// The code it exited with.
+    pub(super) code: Option<i32>,
 }
 
 impl Death {
     /// An end of that reason that was not meant.
     pub(super) fn new(reason: &'static str, what: impl Into<String>) -> Self {
-        Self { reason, what: what.into(), stderr: Vec::new(), meant: false, killed: false }
+        Self { reason, what: what.into(), stderr: Vec::new(), meant: false, killed: false, code: None }
     }
 
     /// An end by order.
@@ -73,10 +76,24 @@ impl Death {
     pub(super) fn of_status(status: ExitStatus) -> Self {
         let what = match (status.code(), status.signal()) {
             (Some(code), _) => format!("exited with code {code}"),
+            (None, Some(24)) => "was killed by signal 24: it used up its processor time".to_owned(),
+            (None, Some(25)) => "was killed by signal 25: it wrote a file beyond its limit".to_owned(),
             (None, Some(signal)) => format!("was killed by signal {signal}"),
             (None, None) => "ended".to_owned(),
         };
-        Self { killed: status.signal() == Some(9), ..Self::new("child_exited", what) }
+        let (killed, code) = (status.signal() == Some(9), status.code());
+        Self { killed, code, ..Self::new("child_exited", what) }
+    }
+
+    /// Says what the launcher said, if it is the launcher that ended.
+    pub(super) fn of_launcher(&mut self) {
+        if self.code != Some(i32::from(sandbox::EXIT_CODE)) {
+            return;
+        }
+        if let Some(why) = self.stderr.iter().rev().find_map(|line| line.strip_prefix(sandbox::PREFIX)) {
+            self.what = format!("could not be started in its sandbox: {why}");
+            self.reason = "sandbox_failed";
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 //! Not here: what a POST does (`post`).
 
 use std::convert::Infallible;
-use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +18,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::Bridge;
 use super::failure::Failure;
 use super::payload::Payload;
-use super::post;
 use super::slot::Slot;
+use super::{Bridge, orders, post, socket};
 use crate::catalog::ServerId;
 use crate::mcp::{Code, RpcError};
 
@@ -41,15 +39,20 @@ pub(super) type Answer = Response<Payload>;
 
 /// Serves the socket until `shutdown` turns true.
 pub(super) async fn serve(bridge: &Arc<Bridge>, shutdown: watch::Receiver<bool>) -> io::Result<()> {
-    // A socket of an earlier gateway is in the way; the lock says that it is gone.
-    drop(fs::remove_file(bridge.socket()));
-    let listener = UnixListener::bind(bridge.socket())?;
+    let early = bridge.alone.as_ref().and_then(|alone| alone.bound.lock().take());
+    let listener = UnixListener::from_std(early.map_or_else(|| socket::bind(bridge.socket()), Ok)?)?;
+    if bridge.alone.is_some() {
+        tracing::info!(socket = %bridge.socket().display(), "bridge listening");
+    }
     let mut connections = JoinSet::new();
     let mut down = shutdown.clone();
     loop {
         tokio::select! {
             () = turned(&mut down) => break,
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok((stream, _)) if !socket::is_ours(&stream) => {
+                    tracing::warn!("another user knocked at the bridge's socket, and was turned away");
+                }
                 Ok((stream, _)) => {
                     connections.spawn(converse(Arc::clone(bridge), stream, shutdown.clone()));
                 }
@@ -62,11 +65,7 @@ pub(super) async fn serve(bridge: &Arc<Bridge>, shutdown: watch::Receiver<bool>)
         }
     }
     drop(listener);
-    // The directory goes with it: it holds nothing else.
-    drop(fs::remove_file(bridge.socket()));
-    if let Some(dir) = bridge.socket().parent() {
-        drop(fs::remove_dir(dir));
-    }
+    socket::remove(bridge.socket(), bridge.alone.is_none());
     // Children stop first: what waits for them is answered by that, and then the connections end.
     bridge.stop_all().await;
     let farewell = async { while connections.join_next().await.is_some() {} };
@@ -99,6 +98,9 @@ async fn converse(bridge: Arc<Bridge>, stream: UnixStream, mut shutdown: watch::
 }
 
 async fn answer(bridge: &Arc<Bridge>, request: Request<Incoming>) -> Answer {
+    if let Some(order) = orders::Order::of(request.method(), request.uri().path()) {
+        return order.carry_out(bridge).await;
+    }
     let Some(place) = Place::of(request.uri().path()) else { return unknown_path() };
     let Some(slot) = place.slot(bridge) else { return unknown_path() };
     match *request.method() {
@@ -157,7 +159,7 @@ impl Place {
 
     /// The instance as the newest catalog has it.
     pub(super) fn slot(&self, bridge: &Bridge) -> Option<Arc<Slot>> {
-        bridge.entries.read().get(self.server.as_str())?.slot(self.instance).cloned()
+        bridge.find(&self.server)?.slot(self.instance).cloned()
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use nix::errno::Errno;
+use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -20,6 +21,8 @@ use crate::catalog::Local;
 pub(super) const MARKER: &str = "TOLLGATE_CHILD";
 /// What a child inherits of our own environment: enough to find programs, its home and its language.
 const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
+/// This program, even when its file was replaced meanwhile.
+const OURSELVES: &str = "/proc/self/exe";
 /// A child whose stdin was closed gets this long to leave by itself.
 const EOF_GRACE: Duration = Duration::from_secs(2);
 /// And this long after SIGTERM.
@@ -40,13 +43,21 @@ pub(super) struct Process {
     marker: String,
 }
 
-/// Starts a child: no shell, a process group of its own, and only the environment that is said.
+/// Starts a child: no shell, a process group of its own, only the environment that is said, no new privileges and no
+/// core dumps. Only a server with a sandbox pays for the launcher.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that creates processes, with PATH, HOME and LANG"
 )]
 pub(super) fn spawn(local: &Local, marker: String) -> io::Result<Process> {
-    let mut command = Command::new(&local.program);
+    let mut command = match &local.sandbox {
+        None => Command::new(&local.program),
+        Some(profile) => {
+            let mut command = Command::new(OURSELVES);
+            command.arg0("tollgate").args(profile.command_line(std::process::id(), &local.program)?);
+            command
+        }
+    };
     command.args(&local.args).env_clear();
     // The parent of a bare file name is an empty path, which means here.
     if !local.working_dir.as_os_str().is_empty() {
@@ -57,13 +68,28 @@ pub(super) fn spawn(local: &Local, marker: String) -> io::Result<Process> {
             command.env(name, value);
         }
     }
+    if let Some(home) = local.sandbox.as_ref().and_then(|profile| profile.user.as_ref()?.home.as_ref()) {
+        command.env("HOME", home);
+    }
     command.envs(&local.env).env(MARKER, &marker);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true);
+    // It holds for this thread and is inherited by what it forks, and by nothing else of ours.
+    prctl::set_no_new_privs()?;
     let mut child = command.spawn().map_err(|error| blame(local, error))?;
     let pid = child.id().ok_or_else(|| io::Error::other("it ended at once"))?;
+    forbid_core(pid);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     Ok(Process { child, stdin, stdout, stderr, pid, marker })
+}
+
+/// A core dump of a child holds the secrets in its environment. The gateway's own limit is its operator's business, so
+/// the child's is set from outside.
+fn forbid_core(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    // One that ended at once needs none.
+    let _ = rustix::process::prlimit(pid, rustix::process::Resource::Core, none);
 }
 
 /// The system says "not found" of a missing directory and of a missing program alike.

@@ -68,6 +68,11 @@ impl Table {
         Ok(Self { path, id, run, boot, serial, left: Mutex::new(left), rows: Mutex::default(), _lock: lock })
     }
 
+    /// The random name of this run.
+    pub(super) fn run(&self) -> &str {
+        &self.run
+    }
+
     /// A new mark for a child.
     pub(super) fn marker(&self) -> String {
         format!("{}.{}.{}", self.id, self.run, self.serial.fetch_add(1, Ordering::Relaxed))

@@ -76,6 +76,7 @@ fn fake(id: &str, mode: &str) -> Server {
             working_dir: PathBuf::from("/tmp"),
             instances: NonZeroU16::MIN,
             idle_timeout: None,
+            sandbox: None,
         }),
         balance: crate::catalog::Balance::RoundRobin,
         breaker: None,

@@ -7,6 +7,7 @@ mod endpoint;
 mod redundant;
 mod rules;
 mod runtime;
+mod sandbox;
 mod throttle;
 
 use std::collections::HashMap;

@@ -13,6 +13,7 @@ use http::{HeaderMap, Uri};
 
 use super::{Balance, Breaker, Credential, Retry, Rules, Throttle};
 use crate::document::Mistakes;
+use crate::sandbox::Profile;
 
 /// The id of a server: URL-safe, unique in the catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -138,6 +139,8 @@ pub struct Local {
     pub instances: NonZeroU16,
     /// A child without calls for this long is stopped; `None` keeps it.
     pub idle_timeout: Option<Duration>,
+    /// What a child may use; `None` is what the gateway's user may.
+    pub sandbox: Option<Box<Profile>>,
 }
 
 /// HTTP endpoints.

@@ -4,6 +4,7 @@
 mod credential;
 mod endpoint;
 mod rule;
+mod sandbox;
 mod throttle;
 
 use schemars::JsonSchema;
@@ -13,6 +14,7 @@ use crate::document::{At, Entries, Period};
 pub(super) use credential::{RawBasic, RawClientCredentials, RawCredential};
 pub(super) use endpoint::{RawBalance, RawBreaker, RawHashBy, RawRetry, RawToolTimeouts};
 pub(super) use rule::{RawActions, RawRule, RawWho};
+pub(super) use sandbox::{RawMissing, RawSandbox};
 pub(super) use throttle::{RawShared, RawTool};
 
 /// The MCP servers behind the gateway. Editing this file is enough to change them: it is read again when it
@@ -75,6 +77,8 @@ pub(super) struct RawServer {
     pub(super) breaker: Option<At<RawBreaker>>,
     /// What is tried again when an endpoint fails.
     pub(super) retry: Option<At<RawRetry>>,
+    /// What a local process may use. Default: what the gateway's user may, without new privileges.
+    pub(super) sandbox: Option<At<RawSandbox>>,
     /// How often it may be called, by all callers together or by each.
     pub(super) limit: Option<At<RawShared>>,
     /// What single tools cost, how often they may be called, and how their calls are treated, by exact name.
@@ -227,6 +231,8 @@ pub(super) struct RawClientServer {
     pub(super) breaker: Option<At<RawBreaker>>,
     /// What is tried again when an endpoint fails.
     pub(super) retry: Option<At<RawRetry>>,
+    /// What a local process may use. Default: what the gateway's user may, without new privileges.
+    pub(super) sandbox: Option<At<RawSandbox>>,
     /// How often it may be called, by all callers together or by each.
     pub(super) limit: Option<At<RawShared>>,
     /// What single tools cost, how often they may be called, and how their calls are treated, by exact name.

@@ -42,6 +42,11 @@ impl Seen {
         seen
     }
 
+    /// Whether it holds something else now.
+    pub fn has_changed(&self) -> bool {
+        content(&self.path) != *self.content.lock()
+    }
+
     /// Looks again, before another load.
     pub fn again(&self) {
         *self.content.lock() = content(&self.path);

@@ -72,6 +72,7 @@ pub(super) fn check(mut raw: RawConf, dir: &Path, locate: Locate<'_>, report: &m
         listeners,
         catalog: raw.catalog.map(|path| checker.path(&path)),
         state_dir: raw.state_dir.map(|path| checker.path(&path)).unwrap_or_default(),
+        bridge: raw.bridge.map(|path| checker.path(&path)),
         threads: threads.value,
         drain: raw.drain.map(|period| period.0).unwrap_or_default(),
         drain_delay: raw.drain_delay.map(|period| period.0).unwrap_or_default(),

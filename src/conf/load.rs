@@ -34,6 +34,8 @@ pub struct Flags {
     pub catalog: Option<PathBuf>,
     /// `--state-dir`, relative to the working directory.
     pub state_dir: Option<PathBuf>,
+    /// `--bridge`, relative to the working directory.
+    pub bridge: Option<PathBuf>,
     /// `--log-level`.
     pub log_level: Option<String>,
     /// `--log-format`.
@@ -90,6 +92,7 @@ fn set_flags(document: &mut Document, flags: &Flags) {
         ("--listen", "listen", flags.listen.clone()),
         ("--catalog", "catalog", text(&flags.catalog)),
         ("--state-dir", "state_dir", text(&flags.state_dir)),
+        ("--bridge", "bridge", text(&flags.bridge)),
         ("--log-level", "log.level", flags.log_level.clone()),
         ("--log-format", "log.format", flags.log_format.clone()),
     ] {

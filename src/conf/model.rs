@@ -17,6 +17,8 @@ pub struct Conf {
     pub catalog: Option<PathBuf>,
     /// Where the session key, the bridge's sockets and the child table live.
     pub state_dir: PathBuf,
+    /// The socket of the bridge that runs local servers; `None` runs them here.
+    pub bridge: Option<PathBuf>,
     /// Worker threads of the proxy.
     pub threads: usize,
     /// How long calls in flight may take to finish after SIGTERM.

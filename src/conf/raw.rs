@@ -85,6 +85,10 @@ pub(super) struct RawConf {
     /// `~/.local/state/tollgate`.
     #[schemars(extend("x-example" = "/var/lib/tollgate"))]
     pub(super) state_dir: Option<At<String>>,
+    /// The socket of a `tollgate bridge`, which then runs the local servers: they outlive the gateway. Relative to this
+    /// file. Default: none, the gateway runs them itself.
+    #[schemars(extend("x-example" = "/run/tollgate/bridge.sock"))]
+    pub(super) bridge: Option<At<String>>,
     /// Worker threads. Default: the number of processor cores that the gateway may use.
     #[schemars(extend("x-example" = 4))]
     pub(super) threads: Option<At<usize>>,

@@ -72,6 +72,7 @@ pub(super) fn process(status: &Status) -> Value {
         State::Running => "running",
         State::Stopping => "stopping",
         State::Failed => "failed",
+        State::Unknown => "unknown",
     };
     let mut shown = json!({"state": state, "pids": status.pids, "restarts": status.restarts});
     if let (Some(error), Some(shown)) = (&status.last_error, shown.as_object_mut()) {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::error::ControlError;
 use crate::auth::Entrance;
-use crate::bridge::Bridge;
+use crate::bridge::Children;
 use crate::catalog::{self, Changes, Seen, Snapshot};
 use crate::document::Mistakes;
 use crate::telemetry::{Audit, Meters};
@@ -63,7 +63,7 @@ pub(super) struct Failure {
 pub struct Reload {
     source: CatalogSource,
     fleet: Arc<Fleet>,
-    bridge: Arc<Bridge>,
+    children: Children,
     entrance: Arc<Entrance>,
     meters: Arc<Meters>,
     audit: Audit,
@@ -73,15 +73,15 @@ pub struct Reload {
 }
 
 impl Reload {
-    /// Loads from `source` into `fleet` and `bridge`.
+    /// Loads from `source` into `fleet` and `children`.
     pub fn new(
         source: CatalogSource,
-        (fleet, bridge): (Arc<Fleet>, Arc<Bridge>),
+        (fleet, children): (Arc<Fleet>, Children),
         entrance: Arc<Entrance>,
         (meters, audit): (Arc<Meters>, Audit),
     ) -> Self {
         let (failure, loading) = (Mutex::default(), Mutex::default());
-        Self { source, fleet, bridge, entrance, meters, audit, failure, loading }
+        Self { source, fleet, children, entrance, meters, audit, failure, loading }
     }
 
     /// Loads the catalog. A file with mistakes changes nothing; the mistakes are logged, counted and remembered.
@@ -102,7 +102,7 @@ impl Reload {
         };
         let changes = snapshot.changes_since(&old);
         // The bridge first: a call that the new view sends must find its child's place.
-        self.bridge.reconcile(&snapshot);
+        self.children.reconcile(&snapshot);
         self.fleet.reconcile(Arc::clone(&snapshot));
         self.failure.lock().take();
         // Rules may be others: whoever has a stream open may have lost the right to it.

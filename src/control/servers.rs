@@ -14,7 +14,7 @@ use super::error::ControlError;
 use super::stats::rfc3339;
 use super::{Admitted, Control, Shared, redact};
 use crate::auth::Caller;
-use crate::bridge::{Started, State as ChildState, Stopped};
+use crate::bridge::{Look, Started, State as ChildState, Stopped};
 use crate::catalog::{Runtime, Server};
 use crate::upstream::Upstream;
 
@@ -32,10 +32,10 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    pub(super) fn of(control: &Control, upstream: &Upstream) -> Self {
+    pub(super) fn of(look: &Look, upstream: &Upstream) -> Self {
         let id = upstream.server.id.as_str();
         let activity = &upstream.activity;
-        let (running, started_at) = match (&upstream.server.runtime, control.bridge.status(id)) {
+        let (running, started_at) = match (&upstream.server.runtime, look.status(id)) {
             (Runtime::Local(_), Some(status)) => {
                 (matches!(status.state, ChildState::Running | ChildState::Stopping), status.started_at)
             }
@@ -93,11 +93,12 @@ pub(super) async fn list(
     query: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Json<Vec<impl Serialize>>, ControlError> {
     let Query(filter) = query.map_err(|_| ControlError::BadRequest("the query is `?tag=` and one tag"))?;
+    let look = control.children.look().await;
     let view = control.hub.fleet().view().clone();
     let tagged = |server: &Server| filter.tag.as_ref().is_none_or(|tag| server.tags.contains(tag));
     let visible = view.upstreams().filter(|upstream| upstream.policy.sees(&caller));
     let rows = visible.filter(|upstream| tagged(&upstream.server)).map(|upstream| {
-        let (server, shown) = (&upstream.server, Shown::of(&control, upstream));
+        let (server, shown) = (&upstream.server, Shown::of(&look, upstream));
         Row {
             id: server.id.to_string(),
             display_name: server.display_name.clone(),
@@ -121,7 +122,8 @@ pub(super) async fn detail(
     id: Id,
 ) -> Result<Json<Value>, ControlError> {
     let (id, upstream) = find(&control, &caller, id)?;
-    let (server, shown) = (&upstream.server, Shown::of(&control, &upstream));
+    let look = control.children.look().await;
+    let (server, shown) = (&upstream.server, Shown::of(&look, &upstream));
     let whole = upstream.policy.gives_all(&caller);
     let mut detail = Map::new();
     let mut put = |key: &str, value: Option<Value>| {
@@ -151,9 +153,7 @@ pub(super) async fn detail(
     put("connection_count", Some(shown.connection_count.into()));
     match &server.runtime {
         _ if !whole => {}
-        Runtime::Local(_) => {
-            put("process", control.bridge.status(&id).map(|status| redact::process(&status)))
-        }
+        Runtime::Local(_) => put("process", look.status(&id).map(|status| redact::process(&status))),
         Runtime::Remote(_) => put("endpoints", Some(redact::endpoints(&upstream.endpoints()))),
     }
     Ok(Json(detail.into()))
@@ -167,7 +167,7 @@ pub(super) async fn start(
 ) -> Result<Json<Value>, ControlError> {
     let (id, upstream) = find_whole(&control, &caller, id)?;
     let message = match &upstream.server.runtime {
-        Runtime::Local(_) => match control.bridge.start(&id).await {
+        Runtime::Local(_) => match control.children.start(&id).await {
             Ok(Started::Now) => "Server started successfully",
             Ok(Started::Already) => "Server already running",
             Err(error) => return Err(ControlError::BadGateway(format!("Failed to start server: {error}"))),
@@ -186,7 +186,7 @@ pub(super) async fn stop(
 ) -> Result<Json<Value>, ControlError> {
     let (id, upstream) = find_whole(&control, &caller, id)?;
     let message = match &upstream.server.runtime {
-        Runtime::Local(_) => match control.bridge.stop(&id).await {
+        Runtime::Local(_) => match control.children.stop(&id).await {
             Ok(Stopped::Now) => "Server stopped successfully",
             Ok(Stopped::Already) => "Server already stopped",
             Err(error) => return Err(ControlError::BadGateway(format!("Failed to stop server: {error}"))),

@@ -108,6 +108,7 @@ fn waiting<'n>(running: &Conf, new: &Conf) -> impl Iterator<Item = &'n str> {
         ("listeners", running.listeners != new.listeners),
         ("catalog", running.catalog != new.catalog),
         ("state_dir", running.state_dir != new.state_dir),
+        ("bridge", running.bridge != new.bridge),
         ("threads", running.threads != new.threads),
         ("drain", running.drain != new.drain),
         ("limits", running.limits != new.limits),

@@ -15,12 +15,13 @@ use super::{Admitted, Shared};
 /// `GET /stats`: only servers that are there for the caller are in it. A failed reload names files and quotes from the
 /// catalog, which is for callers of the whole of it.
 pub(super) async fn stats(State(control): Shared, Extension(caller): Admitted) -> Json<Value> {
+    let look = control.children.look().await;
     let view = control.hub.fleet().view().clone();
     let visible: Vec<_> = view.upstreams().filter(|upstream| upstream.policy.sees(&caller)).collect();
     let mut servers = Map::new();
     let (mut total_requests, mut active) = (0, 0);
     for upstream in &visible {
-        let shown = Shown::of(&control, upstream);
+        let shown = Shown::of(&look, upstream);
         total_requests += shown.request_count;
         active += usize::from(shown.running);
         let mut entry = Map::new();

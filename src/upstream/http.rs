@@ -25,10 +25,10 @@ use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
-use tokio::net::UnixStream;
 use tokio::time::Instant;
 use tower_service::Service;
 
+use crate::bridge;
 use crate::catalog::Remote;
 use crate::egress::tls_config;
 
@@ -300,7 +300,7 @@ impl Service<Uri> for Connector {
             Self::Unix(socket) => {
                 let socket = Arc::clone(socket);
                 Box::pin(async move {
-                    let stream = UnixStream::connect(&socket).await?;
+                    let stream = bridge::knock(&socket).await?;
                     Ok(Io(Box::new(TokioIo::new(stream))))
                 })
             }

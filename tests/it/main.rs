@@ -8,6 +8,7 @@
     reason = "a test stops at the first thing that is wrong, and starts processes and tasks of its own"
 )]
 
+mod alone;
 mod breaks;
 mod cli;
 mod client;
@@ -21,6 +22,7 @@ mod gateway;
 mod hardening;
 mod interop;
 mod issuer;
+mod launcher;
 mod limits;
 mod links;
 mod listeners;
@@ -34,6 +36,7 @@ mod policy;
 mod raw;
 mod readme;
 mod recorder;
+mod sandbox;
 mod scorecard;
 mod service;
 mod settings;

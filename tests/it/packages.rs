@@ -57,6 +57,7 @@ pub(crate) fn filesystem() -> PathBuf {
 }
 
 /// What a program printed and how it ended.
+#[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) status: std::process::ExitStatus,
     pub(crate) stdout: String,

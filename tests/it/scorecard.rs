@@ -7,6 +7,8 @@
 mod bodies;
 mod bombs;
 mod callers;
+mod commands;
+mod eaters;
 mod h2;
 mod heads;
 mod hostile;

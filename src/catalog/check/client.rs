@@ -53,6 +53,7 @@ pub(super) fn into_server(
         hash_by: raw.hash_by,
         breaker: raw.breaker,
         retry: raw.retry,
+        sandbox: raw.sandbox,
         limit: raw.limit,
         tools: raw.tools,
     })

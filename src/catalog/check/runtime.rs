@@ -106,6 +106,7 @@ impl Checker<'_> {
         }
         let instances = self.instances(server.instances.as_ref());
         let idle_timeout = server.idle_timeout.as_ref().map_or(IDLE_TIMEOUT_DEFAULT, |period| period.0);
+        let sandbox = self.sandbox(server.sandbox.take(), enabled);
         let Some(command) = raw.command else {
             self.missing(span, "a local process needs a command");
             return None;
@@ -119,6 +120,7 @@ impl Checker<'_> {
             working_dir,
             instances,
             idle_timeout: (!idle_timeout.is_zero()).then_some(idle_timeout),
+            sandbox,
         })
     }
 
@@ -139,6 +141,7 @@ impl Checker<'_> {
         self.no_effect(server.env.as_ref(), "env", on);
         self.no_effect(server.instances.as_ref(), "instances", on);
         self.no_effect(server.idle_timeout.as_ref(), "idle_timeout", on);
+        self.no_effect(server.sandbox.as_ref(), "sandbox", on);
         let headers = self.either(raw.headers, server.headers.take(), "headers");
         let headers = self.headers(headers.map(|headers| headers.value).unwrap_or_default());
         let credential = self.credential(server.auth.take(), &headers);
