@@ -179,7 +179,7 @@ fn build(
     let catalog = Arc::new(demo.load(conf)?);
     warn_of(&catalog.warnings);
     warn_of(&auth::review(conf, &catalog));
-    bridge.reconcile(&catalog);
+    drop(bridge.reconcile(&catalog));
     meters.reloaded(catalog.generation, started.0.elapsed());
     let idle = conf.limits.idle_connections_max;
     let fleet = Arc::new(Fleet::new(catalog, bridge.socket(), idle, Arc::clone(&meters)));

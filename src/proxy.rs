@@ -15,6 +15,7 @@ mod forward;
 mod framing;
 mod headers;
 mod names;
+mod news;
 mod oauth;
 mod record;
 mod rejection;

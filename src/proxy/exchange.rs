@@ -8,6 +8,7 @@ use http::Method as Verb;
 use pingora_proxy::Session;
 
 use super::admit::Admitted;
+use super::news::Listener;
 use super::rejection::{RawFault, Rejection};
 use super::{Ctx, Proxy, body, headers, write};
 use crate::auth::{Caller, Demand};
@@ -241,6 +242,14 @@ async fn answer(
     let leaving_cancels = asked.era == Era::Modern || asked.method == Method::Stream;
     let opened_for = (asked.method == Method::Listen).then(|| asked.demand.clone());
     let is_open_ended = matches!(asked.method, Method::Stream | Method::Listen);
+    let listener = match asked.method {
+        Method::Stream => Some(Listener::session()),
+        Method::Listen => {
+            let wanted = parse(proxy, &asked.body).map(|message| mcp::listens(&message.params));
+            wanted.ok().map(|wanted| Listener::subscription(id.as_ref(), wanted))
+        }
+        _ => None,
+    };
     let asking = pin!(async {
         match style {
             Asking::Relay => proxy.hub.relay(&admitted.caller, &permitted, asked).await,
@@ -262,7 +271,9 @@ async fn answer(
     }
     let standing = proxy.admission.standing(proxy.hub.fleet(), &admitted, &upstream);
     let standing = standing.of(opened_for, is_open_ended);
-    let watching = write::Watching { leaving_cancels, id, draining: proxy.ending.draining.clone(), standing };
+    let standing = if listener.is_some() { standing.hearing() } else { standing };
+    let draining = proxy.ending.draining.clone();
+    let watching = write::Watching { leaving_cancels, id, draining, standing, listener };
     write::reply(session, ctx, reply, Some(watching)).await;
     drop(in_flight);
     Ok(())

@@ -32,6 +32,7 @@ mod policy;
 mod raw;
 mod readme;
 mod recorder;
+mod reload;
 mod scorecard;
 mod service;
 mod settings;

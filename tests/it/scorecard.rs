@@ -17,6 +17,7 @@ mod listed;
 mod mirrored;
 mod passthrough;
 mod payloads;
+mod reloads;
 mod replacing;
 mod routes;
 mod secrets;
