@@ -10,6 +10,7 @@ mod drain;
 mod inherit;
 mod listen;
 mod observe;
+mod overload;
 mod running;
 mod sidecar;
 mod systemd;
@@ -36,9 +37,9 @@ use crate::conf::{AuditSink, Conf, Loaded, Sources};
 use crate::control::{Control, Reload, Settings};
 use crate::document::Mistakes;
 use crate::hub::Hub;
-use crate::limit::{Buckets, Gate};
+use crate::limit::{Buckets, Gate, Pressure, Scale};
 use crate::listener::{self, ListenError, Listening};
-use crate::proxy::{Admission, Ending, Forwarding, Proxy, Recorder};
+use crate::proxy::{Admission, Ending, Forwarding, Load, Proxy, Recorder};
 use crate::session::{self, Sealer};
 use crate::telemetry::{self, AccessLog, Audit, Meters};
 use crate::upstream::Fleet;
@@ -46,6 +47,7 @@ use demo::Demo;
 use drain::Drain;
 pub use inherit::Inheritance;
 use listen::ProxyService;
+use overload::Overload;
 use running::PidFile;
 pub use running::{Attempt, running_pid};
 use sidecar::{BridgeService, Sidecar};
@@ -99,12 +101,12 @@ pub enum StartError {
 /// Runs the gateway with what was `loaded` from `sources` until a signal ends it. The sources' environment answers
 /// `${NAME}` in the catalog. What it has `inherited` it takes over from a process that then ends.
 pub fn run(loaded: Loaded, sources: Sources, inherited: &mut Inheritance) -> Result<(), StartError> {
-    let Loaded { conf, warnings, file, .. } = loaded;
-    let conf = &conf;
+    let Loaded { mut conf, warnings, file, .. } = loaded;
     telemetry::init_log(&conf.log);
     warn_of(&warnings);
     let started = (Instant::now(), SystemTime::now());
-    listen::raise_descriptor_limit();
+    conf.limits.connections_max = listen::connections_max(conf.limits.connections_max);
+    let conf = &conf;
     make_state_dir(conf)?;
     let listening = Listening::bind(conf, std::mem::take(&mut inherited.sockets))?;
     let succession = Succession::new(listening.bound()).map_err(StartError::Succession)?;
@@ -145,7 +147,7 @@ struct Built {
     audit_log: Option<(AccessLog, File)>,
     meters: Arc<Meters>,
     proxy: Proxy,
-    gate: Gate,
+    load: Load,
     phases: Phases,
     control_socket: PathBuf,
 }
@@ -183,7 +185,7 @@ fn build(
     meters.reloaded(catalog.generation, started.0.elapsed());
     let idle = conf.limits.idle_connections_max;
     let fleet = Arc::new(Fleet::new(catalog, bridge.socket(), idle, Arc::clone(&meters)));
-    let hub = Arc::new(Hub::new(Arc::clone(&fleet), sealer, conf.limits));
+    let hub = Arc::new(Hub::new(Arc::clone(&fleet), sealer, conf.limits).bounded(conf.bounds));
     let entrance = Arc::new(Entrance::new(conf.access.clone(), conf.limits.tokens_max)?);
     let buckets = Arc::new(Buckets::new(conf.limits.buckets_max));
     let gate = Gate::new(conf.limits.in_flight_max, conf.limits.streams_max);
@@ -209,11 +211,12 @@ fn build(
         draining: phases.leaving.subscribe(),
         started,
     });
-    let admission = Admission::new(conf, entrance, buckets, gate.clone(), Arc::clone(&meters));
+    let load = Load { gate, scale: Scale::default(), pressure: Pressure::default() };
+    let admission = Admission::new(conf, entrance, buckets, load.clone(), Arc::clone(&meters));
     let recorder = Recorder::new(access_log.clone(), audit, Arc::clone(&meters));
     let proxy = Proxy::new(Arc::clone(&hub), admission, forwarding, recorder, conf.limits);
     let proxy = proxy.ending_with(phases.ending());
-    Ok(Built { hub, bridge, control, access_log, audit_log, meters, proxy, gate, phases, control_socket })
+    Ok(Built { hub, bridge, control, access_log, audit_log, meters, proxy, load, phases, control_socket })
 }
 
 /// The bridge in the state directory. A gateway that runs beside another one on the same directory shares its session
@@ -259,7 +262,7 @@ fn serve(
     (listening, life): (Listening, Life),
     built: Built,
 ) -> Result<(), StartError> {
-    let Built { hub, bridge, control, access_log, audit_log, meters, proxy, gate, phases, control_socket } =
+    let Built { hub, bridge, control, access_log, audit_log, meters, proxy, load, phases, control_socket } =
         built;
     let announcement = announce::Announcement::new(conf, &demo, listening.bound(), &hub);
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(conf));
@@ -276,6 +279,7 @@ fn serve(
         control_socket: control_socket.clone(),
         catalog: conf.catalog.clone(),
         samples: demo.into_listener(),
+        overload: Overload::new(conf, load.clone(), occupancy.clone(), (hub, Arc::clone(&meters))),
         stopping: phases.stopping.subscribe(),
     };
     let mut proxy = http_proxy(&server.configuration, proxy);
@@ -290,6 +294,7 @@ fn serve(
         pid_file: PidFile::of(&conf.state_dir),
         draining: phases.draining.subscribe(),
         hanging_up: phases.hanging_up.subscribe(),
+        pressure: load.pressure,
         private: vec![bridge_socket, control_socket],
         announcement,
     };
@@ -304,7 +309,7 @@ fn serve(
     }
     let drain = Drain {
         phases,
-        gate,
+        gate: load.gate.clone(),
         bridge,
         delay: conf.drain_delay,
         patience: conf.drain,

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::overload::Overload;
 use super::systemd;
 use crate::bridge::Bridge;
 use crate::catalog::{Seen, Watch};
@@ -43,6 +44,7 @@ pub(super) struct Sidecar {
     pub(super) control_socket: PathBuf,
     pub(super) catalog: Option<PathBuf>,
     pub(super) samples: Mutex<Option<std::net::TcpListener>>,
+    pub(super) overload: Overload,
     pub(super) stopping: watch::Receiver<bool>,
 }
 
@@ -56,7 +58,7 @@ impl BackgroundService for Sidecar {
             self.watch_settings(),
             self.reload_on_signal(),
             self.control.hub.fleet().watch_health(self.stopping.clone()),
-            self.tell_status(),
+            self.look_around(),
             self.control.entrance.keep_keys(self.stopping.clone()),
             serve_samples(samples, self.stopping.clone()),
         );
@@ -64,10 +66,12 @@ impl BackgroundService for Sidecar {
 }
 
 impl Sidecar {
-    async fn tell_status(&self) {
+    /// Looks at what the process bears, and tells systemd how it goes.
+    async fn look_around(&self) {
         let mut stopping = self.stopping.clone();
         tokio::select! {
             () = systemd::tell_status(self.control.hub.fleet()) => {}
+            () = self.overload.watch() => {}
             _ = stopping.wait_for(|stopping| *stopping) => {}
         }
     }

@@ -18,7 +18,7 @@ use crate::mcp::{Code, Era, HeaderFault, Id, Malformed, MalformedKind, RpcError}
 use crate::reply::{Body, Reply};
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
-pub(super) use limited::Limited;
+pub(super) use limited::{Bound, Limited};
 pub(super) use unauthenticated::Unauthenticated;
 
 /// Why a request is refused.
@@ -270,26 +270,24 @@ impl Rejection {
         if style == Style::OpenMcp {
             self.as_the_contract_says(&mut row);
         }
-        let layer = match self {
-            Self::Limited(limited) => Some(limited.layer()),
-            _ => None,
+        let said = match self {
+            Self::Limited(limited) => {
+                [Some(("layer", limited.layer())), limited.bound().map(|bound| ("bound", bound))]
+            }
+            _ => [None; 2],
         };
         let body = if row.status == StatusCode::ACCEPTED {
             Bytes::new()
         } else if rpc {
             let mut data = json!({"reason": row.reason, "requestId": request_id});
-            if let (Some(layer), Some(data)) = (layer, data.as_object_mut()) {
-                data.insert("layer".into(), layer.into());
-            }
+            add(&mut data, said);
             let error = RpcError { code: row.code, message: row.words, data: Some(data) };
             error.to_message(self.id())
         } else {
             let name = row.status.canonical_reason().unwrap_or("Error");
             let mut body =
                 json!({"error": name, "message": row.words, "reason": row.reason, "request_id": request_id});
-            if let (Some(layer), Some(body)) = (layer, body.as_object_mut()) {
-                body.insert("layer".into(), layer.into());
-            }
+            add(&mut body, said);
             body.to_string().into()
         };
         let mut headers = HeaderMap::with_capacity(8);
@@ -338,6 +336,15 @@ impl Rejection {
                 headers.insert(header::RETRY_AFTER, 1.into());
             }
             _ => {}
+        }
+    }
+}
+
+/// Adds members to an object.
+fn add(object: &mut serde_json::Value, members: [Option<(&str, &str)>; 2]) {
+    for (name, value) in members.into_iter().flatten() {
+        if let Some(object) = object.as_object_mut() {
+            object.insert(name.into(), value.into());
         }
     }
 }

@@ -7,6 +7,7 @@
 mod bodies;
 mod bombs;
 mod callers;
+mod descriptors;
 mod h2;
 mod heads;
 mod json;
