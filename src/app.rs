@@ -11,6 +11,7 @@ mod drain;
 mod inherit;
 mod listen;
 mod observe;
+mod overload;
 mod running;
 mod sidecar;
 mod systemd;
@@ -37,9 +38,9 @@ use crate::conf::{AuditSink, Conf, Loaded, Sources};
 use crate::control::{Control, Reload, Settings};
 use crate::document::Mistakes;
 use crate::hub::Hub;
-use crate::limit::{Buckets, Gate};
+use crate::limit::{Buckets, Gate, Pressure, Scale};
 use crate::listener::{self, ListenError, Listening};
-use crate::proxy::{Admission, Ending, Forwarding, Proxy, Recorder};
+use crate::proxy::{Admission, Ending, Forwarding, Load, Proxy, Recorder};
 use crate::session::{self, Sealer};
 use crate::telemetry::{self, AccessLog, Audit, Meters};
 use crate::upstream::Fleet;
@@ -48,6 +49,7 @@ use demo::Demo;
 use drain::Drain;
 pub use inherit::Inheritance;
 use listen::ProxyService;
+use overload::Overload;
 use running::PidFile;
 pub use running::{Attempt, running_pid};
 use sidecar::{BridgeService, Sidecar};
@@ -101,12 +103,12 @@ pub enum StartError {
 /// Runs the gateway with what was `loaded` from `sources` until a signal ends it. The sources' environment answers
 /// `${NAME}` in the catalog. What it has `inherited` it takes over from a process that then ends.
 pub fn run(loaded: Loaded, sources: Sources, inherited: &mut Inheritance) -> Result<(), StartError> {
-    let Loaded { conf, warnings, file, .. } = loaded;
-    let conf = &conf;
+    let Loaded { mut conf, warnings, file, .. } = loaded;
     telemetry::init_log(&conf.log);
     warn_of(&warnings);
     let started = (Instant::now(), SystemTime::now());
-    listen::raise_descriptor_limit();
+    conf.limits.connections_max = listen::connections_max(conf.limits.connections_max);
+    let conf = &conf;
     make_state_dir(conf)?;
     let listening = Listening::bind(conf, std::mem::take(&mut inherited.sockets))?;
     let succession = Succession::new(listening.bound()).map_err(StartError::Succession)?;
@@ -147,7 +149,7 @@ struct Built {
     audit_log: Option<(AccessLog, File)>,
     meters: Arc<Meters>,
     proxy: Proxy,
-    gate: Gate,
+    load: Load,
     phases: Phases,
     control_socket: PathBuf,
 }
@@ -183,11 +185,11 @@ fn build(
     let catalog = Arc::new(demo.load(conf)?);
     warn_of(&catalog.warnings);
     warn_of(&auth::review(conf, &catalog));
-    children.reconcile(&catalog);
+    drop(children.reconcile(&catalog));
     meters.reloaded(catalog.generation, started.0.elapsed());
     let idle = conf.limits.idle_connections_max;
     let fleet = Arc::new(Fleet::new(catalog, children.socket(), idle, Arc::clone(&meters)));
-    let hub = Arc::new(Hub::new(Arc::clone(&fleet), sealer, conf.limits));
+    let hub = Arc::new(Hub::new(Arc::clone(&fleet), sealer, conf.limits).bounded(conf.bounds));
     let entrance = Arc::new(Entrance::new(conf.access.clone(), conf.limits.tokens_max)?);
     let buckets = Arc::new(Buckets::new(conf.limits.buckets_max));
     let gate = Gate::new(conf.limits.in_flight_max, conf.limits.streams_max);
@@ -212,11 +214,12 @@ fn build(
         draining: phases.leaving.subscribe(),
         started,
     });
-    let admission = Admission::new(conf, entrance, buckets, gate.clone(), Arc::clone(&meters));
+    let load = Load { gate, scale: Scale::default(), pressure: Pressure::default() };
+    let admission = Admission::new(conf, entrance, buckets, load.clone(), Arc::clone(&meters));
     let recorder = Recorder::new(access_log.clone(), audit, Arc::clone(&meters));
     let proxy = Proxy::new(Arc::clone(&hub), admission, forwarding, recorder, conf.limits);
     let proxy = proxy.ending_with(phases.ending());
-    Ok(Built { hub, children, control, access_log, audit_log, meters, proxy, gate, phases, control_socket })
+    Ok(Built { hub, children, control, access_log, audit_log, meters, proxy, load, phases, control_socket })
 }
 
 /// Where children are, and the control plane's socket.
@@ -300,7 +303,7 @@ fn serve(
     (listening, life): (Listening, Life),
     built: Built,
 ) -> Result<(), StartError> {
-    let Built { hub, children, control, access_log, audit_log, meters, proxy, gate, phases, control_socket } =
+    let Built { hub, children, control, access_log, audit_log, meters, proxy, load, phases, control_socket } =
         built;
     let announcement = announce::Announcement::new(conf, &demo, listening.bound(), &hub);
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(conf));
@@ -321,6 +324,7 @@ fn serve(
         control_socket: control_socket.clone(),
         catalog: conf.catalog.clone(),
         samples: demo.into_listener(),
+        overload: Overload::new(conf, load.clone(), occupancy.clone(), (hub, Arc::clone(&meters))),
         stopping: phases.stopping.subscribe(),
         probes_closed: phases.probes_closed.clone(),
     };
@@ -336,6 +340,7 @@ fn serve(
         pid_file: PidFile::of(&conf.state_dir),
         draining: phases.draining.subscribe(),
         hanging_up: phases.hanging_up.subscribe(),
+        pressure: load.pressure,
         private: bridge_socket.into_iter().chain([control_socket]).collect(),
         announcement,
     };
@@ -350,7 +355,7 @@ fn serve(
     }
     let drain = Drain {
         phases,
-        gate,
+        gate: load.gate.clone(),
         children,
         delay: conf.drain_delay,
         patience: conf.drain,

@@ -217,6 +217,21 @@ impl fmt::Debug for Bridge {
     }
 }
 
+/// Servers that a reload changed or removed: dropped, they finish their calls in flight and stop.
+#[derive(Debug)]
+pub struct Leaving<'b> {
+    bridge: &'b Bridge,
+    entries: Vec<Arc<Entry>>,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        let mut leaving = self.bridge.leaving.lock();
+        leaving.retain(|entry| entry.has_processes());
+        leaving.extend(self.entries.drain(..).filter(|entry| entry.retire(DRAIN)));
+    }
+}
+
 impl Bridge {
     /// Locks the state directory and prepares a private directory for the socket; binds nothing yet.
     pub fn new(
@@ -280,9 +295,10 @@ impl Bridge {
         format!("/{id}/{instance}")
     }
 
-    /// Takes over a catalog. Servers that are equal in what matters to a child keep their children; changed and
-    /// removed ones finish their calls in flight and stop; new ones are known at once and start when called.
-    pub fn reconcile(&self, snapshot: &Snapshot) {
+    /// Takes over a catalog. Servers that are equal in what matters to a child keep their children; those of changed ones
+    /// are started anew; new ones are known at once and start when called. What was changed or removed leaves once the
+    /// answer is dropped: when whoever calls knows of the new ones.
+    pub fn reconcile(&self, snapshot: &Snapshot) -> Leaving<'_> {
         let mut entries = self.entries.write();
         let mut before = std::mem::take(&mut *entries);
         for server in snapshot.servers.iter().filter(|server| server.enabled) {
@@ -293,17 +309,18 @@ impl Bridge {
                     entry
                 }
                 other => {
-                    // It is put back, to be drained with the others.
-                    before.extend(other.map(|entry| (server.id.clone(), entry)));
-                    Entry::new(&self.shared, server, local)
+                    let entry = Entry::new(&self.shared, server, local);
+                    if let Some(other) = other {
+                        entry.follow(&other);
+                        // It is put back, to be drained with the others.
+                        before.insert(server.id.clone(), other);
+                    }
+                    entry
                 }
             };
             entries.insert(server.id.clone(), entry);
         }
-        drop(entries);
-        let mut leaving = self.leaving.lock();
-        leaving.retain(|entry| entry.has_processes());
-        leaving.extend(before.into_values().filter(|entry| entry.retire(DRAIN)));
+        Leaving { bridge: self, entries: before.into_values().collect() }
     }
 
     /// Sweeps what a killed predecessor left, then serves until `shutdown` turns true, and returns when every

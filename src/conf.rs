@@ -5,6 +5,7 @@
 
 mod access;
 mod address;
+mod bounds;
 mod check;
 mod effective;
 mod key;
@@ -22,6 +23,7 @@ pub use access::{
     KeyMaterial, Limit, Rate,
 };
 pub use address::{SERVER_URL_WANTED, is_loopback, is_private, server_url};
+pub use bounds::Bounds;
 pub use effective::{Effective, EffectiveValue};
 pub use key::{NewKey, new_key};
 pub use listener::{Doors, Kinds, Listener, Tls};

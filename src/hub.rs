@@ -23,10 +23,11 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use crate::auth::{Allowed, Caller, Demand, Denied};
-use crate::conf::Limits;
+use crate::conf::{Bounds, Limits};
 use crate::mcp::{Era, Id, Method};
 use crate::reply::Reply;
-use crate::session::{Sealer, SessionError, Sessions};
+pub use crate::session::Crowded;
+use crate::session::{Room, Sealer, SessionError, Sessions};
 use crate::telemetry::Outcome;
 use crate::upstream::{Attempt, Fleet, Upstream, UpstreamError};
 pub use demand::demand;
@@ -136,6 +137,26 @@ impl Hub {
     /// A hub over `fleet` that seals sessions with `sealer`.
     pub fn new(fleet: Arc<Fleet>, sealer: Sealer, limits: Limits) -> Self {
         Self { fleet, sessions: Sessions::new(sealer), links: Links::default(), limits }
+    }
+
+    /// The same with that much room for sessions.
+    pub fn bounded(self, bounds: Bounds) -> Self {
+        let room = Room {
+            all: bounds.sessions,
+            each_caller: bounds.sessions_per_caller,
+            each_server: bounds.sessions_per_server,
+        };
+        Self { sessions: self.sessions.with_room(room), ..self }
+    }
+
+    /// Whether the caller may begin a session with that server.
+    pub fn admit_session(&self, caller: &Caller, server: &str) -> Result<(), Crowded> {
+        self.sessions.admit(caller.id, server)
+    }
+
+    /// Sessions that are remembered.
+    pub fn sessions_known(&self) -> usize {
+        self.sessions.known()
     }
 
     /// The fleet behind it.

@@ -6,10 +6,12 @@ mod bucket;
 mod decision;
 mod flood;
 mod in_flight;
+mod pressure;
 mod shard;
 
 pub use address::Address;
 pub use bucket::{Buckets, Spending, Spent};
 pub use decision::{Decision, Draw, Key, Layer};
 pub use flood::Flood;
-pub use in_flight::{Gate, Permit, Place, Places};
+pub use in_flight::{Gate, Permit, Place, Places, Scale, Weight};
+pub use pressure::{Level, Pressure};

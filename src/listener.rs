@@ -98,12 +98,13 @@ impl Listening {
     }
 
     /// Accepts connections for `app` until `draining` turns true. Connections go on by themselves after that; those
-    /// that wait for a request end when `hanging_up` turns true. `audit` is told of those that are refused.
+    /// that wait for a request end when `hanging_up` turns true. While `paused` is true none are taken; they wait in the
+    /// kernel. `audit` is told of those that are refused.
     pub async fn serve<A>(
         self,
         app: Arc<A>,
         (meters, audit): (&Arc<Meters>, &Audit),
-        (draining, mut hanging_up): (ShutdownWatch, ShutdownWatch),
+        (draining, mut hanging_up, paused): (ShutdownWatch, ShutdownWatch, ShutdownWatch),
     ) where
         A: ServerApp + Send + Sync + 'static,
     {
@@ -117,7 +118,7 @@ impl Listening {
                 places: Arc::clone(&places),
                 secured: bound.secured,
             });
-            serve_one(reception, bound.socket, Arc::clone(&app), draining.clone())
+            serve_one(reception, bound.socket, Arc::clone(&app), (draining.clone(), paused.clone()))
         });
         join_all(serving).await;
         // A sender that is gone means the same.
@@ -131,7 +132,7 @@ async fn serve_one<A>(
     reception: Arc<Reception>,
     socket: std::net::TcpListener,
     app: Arc<A>,
-    draining: ShutdownWatch,
+    phases: (ShutdownWatch, ShutdownWatch),
 ) where
     A: ServerApp + Send + Sync + 'static,
 {
@@ -140,7 +141,7 @@ async fn serve_one<A>(
         Err(error) => return tracing::error!(%error, "a bound socket cannot be used"),
     };
     let (secured, meters) = (reception.secured.clone(), Arc::clone(&reception.meters));
-    let accepting = reception.accept(socket, app, draining);
+    let accepting = reception.accept(socket, app, phases);
     match secured {
         None => accepting.await,
         Some(secured) => tokio::select! {

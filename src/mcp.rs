@@ -27,4 +27,4 @@ pub use message::{
 pub use method::Method;
 pub use revision::{Era, Revision};
 pub use sse::{Decoder, Splitter, encode_event};
-pub use target::{Reference, reference, subscriptions};
+pub use target::{Reference, listens, reference, subscriptions};

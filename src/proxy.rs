@@ -15,6 +15,7 @@ mod forward;
 mod framing;
 mod headers;
 mod names;
+mod news;
 mod oauth;
 mod record;
 mod rejection;
@@ -41,6 +42,7 @@ pub use admit::Admission;
 pub use forward::Forwarding;
 pub use record::Recorder;
 pub use route::{ROUTES, Route};
+pub use toll::Load;
 
 use crate::conf::Limits;
 use crate::hub::Hub;
@@ -118,6 +120,8 @@ impl Proxy {
         client::check(connection, address)?;
         if door.is_probe(request) {
             self.admission.probed(address, &mut ctx.tally)?;
+        } else if connection.is_reserved {
+            return Err(self.admission.full(&mut ctx.tally));
         } else {
             self.admission.arrive(address, &mut ctx.tally)?;
         }
@@ -211,7 +215,8 @@ impl ProxyHttp for Proxy {
         let leaving = *self.ending.leaving.borrow();
         // Pingora would keep an idle connection for ever. One that it decided not to keep stays so: HTTP/1.0 without a
         // word about it, or a body framed in two ways, after which nobody knows where the next request begins.
-        let kept = !leaving && session.get_keepalive().is_some();
+        let is_reserved = Connection::of(session).is_some_and(|connection| connection.is_reserved);
+        let kept = !leaving && !is_reserved && session.get_keepalive().is_some();
         session.set_keepalive(kept.then_some(self.limits.keepalive.as_secs()));
         session.set_total_drain_timeout(Some(Duration::from_secs(5)));
         if session.is_http2() {

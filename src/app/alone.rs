@@ -33,14 +33,15 @@ pub fn bridge(loaded: Loaded, sources: Sources, socket: Option<PathBuf>) -> Resu
     let Loaded { conf, warnings, .. } = loaded;
     telemetry::init_log(&conf.log);
     warn_of(&warnings);
-    listen::raise_descriptor_limit();
+    // Raised for its own sake.
+    let _ = listen::descriptors();
     make_state_dir(&conf)?;
     let socket = socket.or_else(|| conf.bridge.clone()).unwrap_or_else(|| conf.state_dir.join(SOCKET));
     let bridge = Bridge::alone(&socket, &conf.state_dir, conf.limits)?;
     let source = Arc::new(Source::new(&conf, sources));
     let catalog = check(&conf, source.variables.clone())?;
     warn_of(&catalog.warnings);
-    bridge.reconcile(&catalog);
+    drop(bridge.reconcile(&catalog));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| StartError::Internal(error.to_string()))?;
     runtime.block_on(serve(&bridge, &source, conf.drain));
@@ -71,7 +72,7 @@ impl Source {
         }
         match check(&self.conf, self.variables.clone()) {
             Ok(catalog) => {
-                bridge.reconcile(&catalog);
+                drop(bridge.reconcile(&catalog));
                 tracing::info!(servers = catalog.servers.len(), "catalog loaded");
             }
             Err(mistakes) => {

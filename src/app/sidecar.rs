@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::overload::Overload;
 use super::systemd;
 use crate::bridge::Children;
 use crate::catalog::{Seen, Watch};
@@ -46,6 +47,7 @@ pub(super) struct Sidecar {
     pub(super) control_socket: PathBuf,
     pub(super) catalog: Option<PathBuf>,
     pub(super) samples: Mutex<Option<std::net::TcpListener>>,
+    pub(super) overload: Overload,
     pub(super) stopping: watch::Receiver<bool>,
     pub(super) probes_closed: watch::Sender<bool>,
 }
@@ -60,7 +62,7 @@ impl BackgroundService for Sidecar {
             self.watch_settings(),
             self.reload_on_signal(),
             self.watch_health(),
-            self.tell_status(),
+            self.look_around(),
             self.control.entrance.keep_keys(self.stopping.clone()),
             serve_samples(samples, self.stopping.clone()),
         );
@@ -73,10 +75,12 @@ impl Sidecar {
         self.probes_closed.send_replace(true);
     }
 
-    async fn tell_status(&self) {
+    /// Looks at what the process bears, and tells systemd how it goes.
+    async fn look_around(&self) {
         let mut stopping = self.stopping.clone();
         tokio::select! {
             () = systemd::tell_status(self.control.hub.fleet()) => {}
+            () = self.overload.watch() => {}
             _ = stopping.wait_for(|stopping| *stopping) => {}
         }
     }

@@ -192,6 +192,20 @@ impl Policy {
         matches!(self.decide(caller, &demand), Verdict::Allowed { .. })
     }
 
+    /// Whether the caller is shown and given the same as under `other`. May say no where rules are only worded otherwise.
+    pub fn is_same_for(&self, other: &Self, caller: &Caller) -> bool {
+        fn about<'p>(
+            policy: &'p Policy,
+            caller: &'p Caller,
+        ) -> impl Iterator<Item = impl PartialEq + 'p> + 'p {
+            let clauses = policy.denies.iter().chain(&policy.allows);
+            clauses
+                .filter(|clause| clause.fits(caller) != Fit::No)
+                .map(|clause| (clause.rule.effect, clause.bits, &clause.rule.items, &clause.scopes))
+        }
+        self.is_ruled == other.is_ruled && about(self, caller).eq(about(other, caller))
+    }
+
     /// Whether the server is forwarded unread.
     pub fn is_raw(&self) -> bool {
         self.is_raw

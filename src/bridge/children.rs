@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Bridge, BridgeError, Outside, Started, State, Status, Stopped};
+use super::{Bridge, BridgeError, Leaving, Outside, Started, State, Status, Stopped};
 use crate::catalog::Snapshot;
 
 /// The children of local servers.
@@ -27,11 +27,11 @@ impl Children {
         }
     }
 
-    /// Takes over a catalog. A bridge elsewhere has its own eye on the file, and decides by itself.
-    pub fn reconcile(&self, snapshot: &Snapshot) {
+    /// Takes over a catalog; what left it goes once the answer is dropped. A bridge elsewhere has its own eye on the file, and decides by itself.
+    pub fn reconcile(&self, snapshot: &Snapshot) -> Option<Leaving<'_>> {
         match self {
-            Self::Here(bridge) => bridge.reconcile(snapshot),
-            Self::There(_) => {}
+            Self::Here(bridge) => Some(bridge.reconcile(snapshot)),
+            Self::There(_) => None,
         }
     }
 

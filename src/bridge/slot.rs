@@ -114,6 +114,18 @@ impl Slot {
         Ok(live)
     }
 
+    /// Starts a child for each era that the slot before it has one for.
+    pub(super) fn follow(self: &Arc<Self>, before: &Self) {
+        let ran = {
+            let state = before.state.lock();
+            [(state.legacy.is_some(), false), (state.modern.is_some(), true)]
+        };
+        for (_, modern) in ran.into_iter().filter(|(ran, _)| *ran) {
+            // One that cannot be started says so to whoever calls it.
+            drop(self.ensure(modern));
+        }
+    }
+
     /// The child for the legacy era, if it runs.
     pub(super) fn legacy(&self) -> Option<Arc<Live>> {
         self.state.lock().legacy.clone()

@@ -92,6 +92,13 @@ impl Entry {
         self.local == *local
     }
 
+    /// Starts what runs of the entry that this one takes the place of, so that the next call finds it started.
+    pub(super) fn follow(&self, before: &Self) {
+        for (slot, before) in self.slots.iter().zip(&before.slots) {
+            slot.follow(before);
+        }
+    }
+
     /// The instance of that number.
     pub(super) fn slot(&self, instance: u16) -> Option<&Arc<Slot>> {
         self.slots.get(usize::from(instance))

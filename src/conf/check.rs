@@ -67,7 +67,8 @@ pub(super) fn check(mut raw: RawConf, dir: &Path, locate: Locate<'_>, report: &m
     let listeners = checker.listeners(single, several, &access.auth);
     let session = checker.session(raw.session.unwrap_or_default());
     let log = checker.log(raw.log.unwrap_or_default());
-    let limits = checker.limits(&raw.limits.unwrap_or_default());
+    let raw_limits = raw.limits.unwrap_or_default();
+    let (limits, bounds) = (checker.limits(&raw_limits), checker.bounds(&raw_limits));
     Conf {
         listeners,
         catalog: raw.catalog.map(|path| checker.path(&path)),
@@ -80,6 +81,7 @@ pub(super) fn check(mut raw: RawConf, dir: &Path, locate: Locate<'_>, report: &m
         session,
         log,
         limits,
+        bounds,
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Access, Listener};
+use super::{Access, Bounds, Listener};
 
 /// The checked configuration. Every field has a value; nothing in it means "default".
 #[derive(Debug, Clone)]
@@ -33,6 +33,8 @@ pub struct Conf {
     pub log: LogConf,
     /// Every bound of the gateway, each with its reason.
     pub limits: Limits,
+    /// What one caller or server may have of it at once.
+    pub bounds: Bounds,
 }
 
 impl Conf {

@@ -102,11 +102,13 @@ impl Reload {
         };
         let changes = snapshot.changes_since(&old);
         // The bridge first: a call that the new view sends must find its child's place.
-        self.children.reconcile(&snapshot);
+        let leaving = self.children.reconcile(&snapshot);
         self.fleet.reconcile(Arc::clone(&snapshot));
         self.failure.lock().take();
-        // Rules may be others: whoever has a stream open may have lost the right to it.
+        // Rules may be others: whoever has a stream open may have lost the right to it, or be offered something else.
         self.entrance.tell();
+        // Now that no new call comes to them, and streams that end with them know why.
+        drop(leaving);
         self.meters.reloaded(snapshot.generation, started.elapsed());
         self.tell("ok");
         tracing::info!(generation = snapshot.generation, "{changes}");

@@ -48,7 +48,17 @@ impl Gate {
 
     /// How many places are taken, those of streams included.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Acquire) + self.streams.load(Ordering::Acquire)
+        self.calls() + self.streams()
+    }
+
+    /// Those of calls.
+    pub fn calls(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Those of streams.
+    pub fn streams(&self) -> usize {
+        self.streams.load(Ordering::Acquire)
     }
 }
 
@@ -84,6 +94,59 @@ impl Places {
     }
 }
 
+/// Bytes that are held, of all together and of each; given back when dropped.
+#[derive(Debug)]
+pub struct Weight {
+    all: Arc<AtomicUsize>,
+    bytes: usize,
+    each: Vec<Place>,
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+/// Counts bytes that are held. Clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct Scale {
+    all: Arc<AtomicUsize>,
+    each: Arc<Places>,
+}
+
+impl Scale {
+    /// Puts `bytes` on the scale for all, who may have `max` together, and for each of `whose`, who may have as much as
+    /// is said there. `Err` is the place in `whose` of the first who would have too much; `None` in it means all.
+    pub fn put(
+        &self,
+        bytes: usize,
+        max: usize,
+        whose: &[(Layer, (u128, &str), usize)],
+    ) -> Result<Weight, Option<usize>> {
+        let before = self.all.fetch_add(bytes, Ordering::AcqRel);
+        // Made first, so that a refused one is undone by the same drop.
+        let mut weight = Weight { all: Arc::clone(&self.all), bytes, each: Vec::with_capacity(whose.len()) };
+        if before.saturating_add(bytes) > max {
+            return Err(None);
+        }
+        for (at, (layer, key, max)) in whose.iter().enumerate() {
+            let (guard, taken) =
+                self.each.0.incr((*layer, key), isize::try_from(bytes).unwrap_or(isize::MAX));
+            weight.each.push(Place(guard));
+            if usize::try_from(taken).is_ok_and(|taken| taken > *max) {
+                return Err(Some(at));
+            }
+        }
+        Ok(weight)
+    }
+
+    /// What all hold together.
+    pub fn all(&self) -> usize {
+        self.all.load(Ordering::Acquire)
+    }
+}
+
 impl Default for Places {
     fn default() -> Self {
         Self::new()
@@ -105,6 +168,24 @@ impl fmt::Debug for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_weighed_for_all_and_for_each() {
+        let scale = Scale::default();
+        let put = |bytes, who| {
+            scale.put(bytes, 100, &[(Layer::Caller, (who, ""), 60), (Layer::Server, (0, "a"), 80)])
+        };
+        let first = put(50, 1).unwrap();
+        assert_eq!(put(20, 1).unwrap_err(), Some(0), "too much for the caller");
+        assert_eq!(put(40, 2).unwrap_err(), Some(1), "too much for the server");
+        assert_eq!(put(60, 2).unwrap_err(), None, "too much for all");
+        assert_eq!(scale.all(), 50, "the refused left no trace");
+        let second = put(30, 2).unwrap();
+        drop(first);
+        assert_eq!(scale.all(), 30);
+        drop(second);
+        assert!(put(60, 1).is_ok());
+    }
 
     #[test]
     fn gives_places_back() {

@@ -27,6 +27,9 @@ use crate::telemetry::{Cut, ListenerMeters, OpenConnection};
 /// Out of descriptors or memory, accepting fails without waiting; connections that end give some back.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a connection beyond all others may take to ask how the gateway is.
+const RESERVED_HEAD: Duration = Duration::from_secs(1);
+
 /// What all connections of one listener share.
 pub(super) struct Reception {
     pub(super) listener: Arc<Listener>,
@@ -47,16 +50,25 @@ struct Arrived {
 }
 
 impl Reception {
-    /// Accepts until `draining` turns true.
-    pub(super) async fn accept<A>(self: Arc<Self>, socket: TcpListener, app: Arc<A>, draining: ShutdownWatch)
-    where
+    /// Accepts until `draining` turns true, and meanwhile only while `paused` is not.
+    pub(super) async fn accept<A>(
+        self: Arc<Self>,
+        socket: TcpListener,
+        app: Arc<A>,
+        (draining, mut paused): (ShutdownWatch, ShutdownWatch),
+    ) where
         A: ServerApp + Send + Sync + 'static,
     {
         let mut ended = draining.clone();
         let mut exhausted = false;
         loop {
+            let accept = async {
+                // A sender that is gone pauses nobody.
+                let _ = paused.wait_for(|paused| !*paused).await;
+                socket.accept().await
+            };
             let accepted = tokio::select! {
-                accepted = socket.accept() => accepted,
+                accepted = accept => accepted,
                 // A sender that is gone means the same.
                 _ = ended.wait_for(|draining| *draining) => return,
             };
@@ -83,7 +95,7 @@ impl Reception {
     /// Refuses what can be refused by the address alone. What is refused is closed at once.
     fn admit(&self, socket: TcpStream, peer: SocketAddr) -> Option<Arrived> {
         let peer = canonical(peer);
-        let admitted = match self.places.enter() {
+        let admitted = match self.places.enter().or_else(|| self.places.enter_reserved()) {
             None => Err(Cut::Full),
             Some(_) if self.listener.proxy_protocol && !self.trusts(peer) => Err(Cut::ProxyProtocol),
             Some(place) => self.may_connect(peer, place),
@@ -148,7 +160,10 @@ impl Reception {
     /// protocol header names.
     async fn prepare(&self, arrived: Arrived, peer: &mut SocketAddr) -> Result<Io, Cut> {
         let Arrived { socket, peer: _, accepted, mut place, open } = arrived;
-        let until = accepted + self.limits.header_timeout;
+        let is_reserved = place.is_reserved();
+        // Such a place is for a short question, and soon for the next one.
+        let allowed = if is_reserved { RESERVED_HEAD } else { self.limits.header_timeout };
+        let until = accepted + allowed.min(self.limits.header_timeout);
         let mut wire = Wire::new(socket);
         if self.listener.proxy_protocol {
             let named = timeout_at(until, proxy_protocol::read(&mut wire)).await;
@@ -159,6 +174,7 @@ impl Reception {
             }
         }
         let mut connection = Connection::new(Arc::clone(&self.listener), *peer);
+        connection.is_reserved = is_reserved;
         let (transport, multiplexed) = match &self.secured {
             Some(secured) => {
                 let agreed = timeout_at(until, secured.acceptor().accept(wire)).await;
@@ -185,7 +201,8 @@ impl Reception {
             open,
             meters: Arc::clone(&self.meters),
         };
-        Io::new(transport, multiplexed, parts, &self.limits).map_err(|_| Cut::Head)
+        let limits = Limits { header_timeout: allowed.min(self.limits.header_timeout), ..self.limits };
+        Io::new(transport, multiplexed, parts, &limits).map_err(|_| Cut::Head)
     }
 }
 

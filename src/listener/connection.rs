@@ -21,6 +21,8 @@ pub struct Connection {
     pub certificate: Option<ClientCertificate>,
     /// Whether it is encrypted.
     pub secure: bool,
+    /// Whether it is beyond those that there may be, and for questions of orchestrators alone.
+    pub is_reserved: bool,
     /// Even while a head is awaited, odd from then on until the next one is; grows with each request. On a connection
     /// with several requests at once it means nothing.
     turn: AtomicU32,
@@ -42,7 +44,7 @@ pub struct ClientCertificate {
 impl Connection {
     /// A connection from `peer` that came in at `listener`, without encryption.
     pub fn new(listener: Arc<Listener>, peer: SocketAddr) -> Self {
-        Self { listener, peer, certificate: None, secure: false, turn: AtomicU32::new(0) }
+        Self { listener, peer, certificate: None, secure: false, is_reserved: false, turn: AtomicU32::new(0) }
     }
 
     /// The connection that a request came on. `None` only for a session that was not accepted by this room.

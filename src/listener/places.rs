@@ -14,6 +14,7 @@ pub(super) struct Places {
     all_max: usize,
     address_max: usize,
     all: AtomicUsize,
+    reserved: AtomicUsize,
     /// One entry for each address that has a connection, so no more than there are connections.
     addresses: Mutex<HashMap<Origin, usize>>,
 }
@@ -34,7 +35,13 @@ impl Origin {
 
 impl Places {
     pub(super) fn new(all_max: usize, address_max: usize) -> Arc<Self> {
-        Arc::new(Self { all_max, address_max, all: AtomicUsize::new(0), addresses: Mutex::default() })
+        Arc::new(Self {
+            all_max,
+            address_max,
+            all: AtomicUsize::new(0),
+            reserved: AtomicUsize::new(0),
+            addresses: Mutex::default(),
+        })
     }
 
     /// How many are taken.
@@ -46,18 +53,34 @@ impl Places {
     pub(super) fn enter(self: &Arc<Self>) -> Option<Place> {
         let more = |all: usize| (all < self.all_max).then_some(all + 1);
         self.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Place { places: Arc::clone(self), origin: None })
+        Some(Place { places: Arc::clone(self), origin: None, is_reserved: false })
+    }
+
+    /// One of the places beyond, if there is one left.
+    pub(super) fn enter_reserved(self: &Arc<Self>) -> Option<Place> {
+        let more = |reserved: usize| (reserved < RESERVED).then_some(reserved + 1);
+        self.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Place { places: Arc::clone(self), origin: None, is_reserved: true })
     }
 }
+
+/// Places beyond all others, so that a gateway with as many connections as it may have can still be asked how it is.
+const RESERVED: usize = 16;
 
 /// A connection's place, held until it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     places: Arc<Places>,
     origin: Option<Origin>,
+    is_reserved: bool,
 }
 
 impl Place {
+    /// Whether it is one beyond all others.
+    pub(super) fn is_reserved(&self) -> bool {
+        self.is_reserved
+    }
+
     /// Makes it one of the places that `address` may have. False if it has as many as it may.
     pub(super) fn take_for(&mut self, address: IpAddr) -> bool {
         if self.origin.is_some() {
@@ -77,7 +100,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.all.fetch_sub(1, Ordering::Relaxed);
+        let taken = if self.is_reserved { &self.places.reserved } else { &self.places.all };
+        taken.fetch_sub(1, Ordering::Relaxed);
         let Some(origin) = self.origin else { return };
         let mut addresses = self.places.addresses.lock();
         if let Some(count) = addresses.get_mut(&origin) {

@@ -39,6 +39,13 @@ pub fn subscriptions<'a>(params: &Params<'a>) -> Option<Vec<Cow<'a, str>>> {
     uris.into_iter().map(text).collect()
 }
 
+/// The lists whose changes `subscriptions/listen` asks for: of tools, prompts and resources.
+pub fn listens(params: &Params<'_>) -> [bool; 3] {
+    let lists = ["toolsListChanged", "promptsListChanged", "resourcesListChanged"];
+    let asked = params.raw("notifications").and_then(|filter| members(filter, lists));
+    asked.map_or([false; 3], |asked| asked.map(|asked| asked.is_some_and(|asked| asked.get() == "true")))
+}
+
 /// Members of an object by name; `None` if it is no object, or if another reader might see other ones.
 pub(super) fn members<'a, const N: usize>(
     object: &'a RawValue,

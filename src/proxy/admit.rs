@@ -9,16 +9,17 @@ use pingora_proxy::Session;
 use prometheus::IntCounter;
 
 use super::Ctx;
-use super::rejection::{Rejection, Unauthenticated};
+use super::rejection::{Bound, Limited, Rejection, Unauthenticated};
 use super::standing::Standing;
-use super::toll::{Held, Tally, Tolls, Use};
+use super::toll::{Held, Load, Tally, Tolls, Use};
 use super::{framing, names};
 use crate::auth::{
     self, Caller, CallerKind, CertificateNames, Entrance, InForce, Presented, Resource, ResourceServer,
 };
 use crate::catalog::Server;
 use crate::conf::{Conf, Kinds, Limits, Listener};
-use crate::limit::{Address, Buckets, Gate};
+use crate::hub::Crowded;
+use crate::limit::{Address, Buckets};
 use crate::listener::Connection;
 use crate::telemetry::Meters;
 use crate::upstream::{Fleet, Upstream};
@@ -52,7 +53,7 @@ impl Admission {
         conf: &Conf,
         entrance: Arc<Entrance>,
         buckets: Arc<Buckets>,
-        gate: Gate,
+        load: Load,
         meters: Arc<Meters>,
     ) -> Self {
         let counter = |method, result| meters.authentications(method, result);
@@ -62,7 +63,8 @@ impl Admission {
             jwt: counter(CallerKind::Jwt.as_str(), "ok"),
             certificate: counter(CallerKind::Certificate.as_str(), "ok"),
         };
-        let tolls = Tolls::new(buckets, gate, conf.limits.streams_per_caller_max, Arc::clone(&meters));
+        let tolls =
+            Tolls::new(buckets, load, (conf.bounds, conf.limits.streams_per_caller_max), Arc::clone(&meters));
         Self { entrance, tolls, limits: conf.limits, authentications, meters }
     }
 
@@ -117,6 +119,31 @@ impl Admission {
     ) -> Result<(), Rejection> {
         let of = Use { caller: &admitted.caller, server, tool, is_call };
         self.tolls.pay(&of, &mut admitted.held, tally)
+    }
+
+    /// So many more bytes of the request's body are held.
+    pub(super) fn weigh(
+        &self,
+        admitted: &mut Admitted,
+        server: Option<&str>,
+        bytes: usize,
+    ) -> Result<(), Rejection> {
+        self.tolls.weigh(bytes, (&admitted.caller, server), &mut admitted.held)
+    }
+
+    /// A connection is one too many for anything but a probe.
+    pub(super) fn full(&self, tally: &mut Tally) -> Rejection {
+        self.tolls.refuse(tally, Limited::Bound(Bound::Connections))
+    }
+
+    /// There is no room for a session that the caller wants to begin.
+    pub(super) fn crowded(&self, crowded: Crowded, tally: &mut Tally) -> Rejection {
+        let bound = match crowded {
+            Crowded::All => Bound::Sessions,
+            Crowded::Caller => Bound::SessionsPerCaller,
+            Crowded::Server => Bound::SessionsPerServer,
+        };
+        self.tolls.refuse(tally, Limited::Bound(bound))
     }
 
     /// Whether the caller may still have what is open.

@@ -11,8 +11,35 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::rejection::{Limited, Rejection};
 use crate::conf::Limits;
 
-/// The whole body. A declared length over the limit is refused before a byte of it is read.
-pub(super) async fn read(session: &mut Session, limits: &Limits) -> Result<Bytes, Rejection> {
+/// Bodies below this do not count among those that are held: the bound on calls in flight bounds them, too.
+const LIGHT_BYTES: usize = 16 * 1024;
+/// What a body that does not say its length is weighed by, as it grows.
+const STEP_BYTES: usize = 64 * 1024;
+
+/// What of a body was weighed so far, and whoever weighs the rest.
+struct Weighed<W> {
+    bytes: usize,
+    weigh: W,
+}
+
+impl<W: FnMut(usize) -> Result<(), Rejection>> Weighed<W> {
+    fn up_to(&mut self, bytes: usize) -> Result<(), Rejection> {
+        if bytes < LIGHT_BYTES || bytes <= self.bytes {
+            return Ok(());
+        }
+        let more = (bytes - self.bytes).max(if self.bytes == 0 { 0 } else { STEP_BYTES });
+        self.bytes += more;
+        (self.weigh)(more)
+    }
+}
+
+/// The whole body. A declared length over the limit is refused before a byte of it is read. `weigh` is told how many
+/// more bytes will be held, and may refuse to.
+pub(super) async fn read(
+    session: &mut Session,
+    limits: &Limits,
+    weigh: impl FnMut(usize) -> Result<(), Rejection>,
+) -> Result<Bytes, Rejection> {
     let too_large = Rejection::BodyTooLarge { bytes_max: limits.body_bytes_max };
     if declared(session).is_some_and(|bytes| bytes > limits.body_bytes_max) {
         return Err(too_large);
@@ -21,16 +48,23 @@ pub(super) async fn read(session: &mut Session, limits: &Limits) -> Result<Bytes
     if headers.contains_key(header::CONTENT_ENCODING) {
         return Err(Rejection::Encoded);
     }
+    let mut weighed = Weighed { bytes: 0, weigh };
+    weighed.up_to(declared(session).unwrap_or_default())?;
+    let headers = &session.req_header().headers;
     if headers.contains_key(header::EXPECT) {
         // Pingora leaves the answer to whoever reads the body; clients wait a second for it.
         let _ = session.downstream_session.write_continue_response().await;
     }
     // Pingora's own timeout is for each read, and one byte within it is enough to go on for ever: ours is for all.
     session.set_read_timeout(None);
-    collect(session, limits).await?.ok_or(too_large)
+    collect(session, limits, &mut weighed).await?.ok_or(too_large)
 }
 
-async fn collect(session: &mut Session, limits: &Limits) -> Result<Option<Bytes>, Rejection> {
+async fn collect(
+    session: &mut Session,
+    limits: &Limits,
+    weighed: &mut Weighed<impl FnMut(usize) -> Result<(), Rejection>>,
+) -> Result<Option<Bytes>, Rejection> {
     let pace = Pace::new(limits);
     let Some(first) = piece(session, pace.until(0)).await? else {
         return Ok(Some(Bytes::new()));
@@ -39,6 +73,7 @@ async fn collect(session: &mut Session, limits: &Limits) -> Result<Option<Bytes>
     let mut whole: Option<BytesMut> = None;
     let mut so_far = first.len();
     while so_far <= limits.body_bytes_max {
+        weighed.up_to(so_far)?;
         match piece(session, pace.until(so_far)).await? {
             // Most bodies come in one piece, which is then not copied.
             None => return Ok(Some(whole.map_or(first, BytesMut::freeze))),

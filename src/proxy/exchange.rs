@@ -8,6 +8,7 @@ use http::Method as Verb;
 use pingora_proxy::Session;
 
 use super::admit::Admitted;
+use super::news::Listener;
 use super::rejection::{RawFault, Rejection};
 use super::{Ctx, Proxy, body, headers, write};
 use crate::auth::{Caller, Demand};
@@ -28,10 +29,10 @@ pub(super) async fn at_server(
 ) -> Result<(), Rejection> {
     let path = session.req_header().uri.path();
     let verb = session.req_header().method.clone();
-    let admitted = proxy.admission.admit(session, (path, verb != Verb::GET), ctx).await?;
+    let mut admitted = proxy.admission.admit(session, (path, verb != Verb::GET), ctx).await?;
     // The message is read before the server is looked up, so that every refusal from here on answers its id.
     let (asked, message_id) = match verb {
-        Verb::POST => message(proxy, session, ctx).await?,
+        Verb::POST => message(proxy, session, ctx, (&mut admitted, id)).await?,
         _ => without_message(session, ctx, verb)?,
     };
     let upstream = enter(ctx, view, (&admitted.caller, id), message_id.clone())?;
@@ -47,11 +48,12 @@ pub(super) async fn at_envelope(
     view: &View,
 ) -> Result<(), Rejection> {
     let path = session.req_header().uri.path();
-    let admitted = proxy.admission.admit(session, (path, true), ctx).await?;
+    let mut admitted = proxy.admission.admit(session, (path, true), ctx).await?;
     if !headers::is_json(&session.req_header().headers) {
         return Err(Rejection::NotJsonType);
     }
-    let bytes = body::read(session, &proxy.limits).await?;
+    let bytes =
+        body::read(session, &proxy.limits, |bytes| proxy.admission.weigh(&mut admitted, None, bytes)).await?;
     let message = parse(proxy, &bytes).map_err(|rejection| match rejection {
         // Beside a `server_id` the version may be missing, so it is the server that is.
         rejection if is_unversioned(&rejection) => Rejection::NoServerId { place: "server_id" },
@@ -72,7 +74,7 @@ pub(super) async fn at_rpc(
     view: &View,
 ) -> Result<(), Rejection> {
     let path = session.req_header().uri.path();
-    let admitted = proxy.admission.admit(session, (path, true), ctx).await?;
+    let mut admitted = proxy.admission.admit(session, (path, true), ctx).await?;
     let mut named = session.req_header().headers.get_all(headers::SERVER_ID).iter();
     let server = match (named.next().and_then(|value| value.to_str().ok()), named.next()) {
         (Some(server), None) => server.trim().to_owned(),
@@ -81,7 +83,10 @@ pub(super) async fn at_rpc(
     if !headers::is_json(&session.req_header().headers) {
         return Err(Rejection::NotJsonType);
     }
-    let bytes = body::read(session, &proxy.limits).await?;
+    let bytes = body::read(session, &proxy.limits, |bytes| {
+        proxy.admission.weigh(&mut admitted, Some(&server), bytes)
+    })
+    .await?;
     // The contract's own examples leave `jsonrpc` out here as well.
     let bytes = match parse(proxy, &bytes) {
         Err(rejection) if is_unversioned(&rejection) => {
@@ -149,6 +154,7 @@ async fn message(
     proxy: &Proxy,
     session: &mut Session,
     ctx: &mut Ctx,
+    (admitted, server): (&mut Admitted, &str),
 ) -> Result<(Asked, Option<Id>), Rejection> {
     let head = &session.req_header().headers;
     if !headers::is_json(head) {
@@ -157,7 +163,8 @@ async fn message(
     if !headers::accepts(head, &[JSON, EVENTS]) {
         return Err(Rejection::NotAcceptable { accept: "application/json and text/event-stream" });
     }
-    let bytes = body::read(session, &proxy.limits).await?;
+    let weigh = |bytes| proxy.admission.weigh(admitted, Some(server), bytes);
+    let bytes = body::read(session, &proxy.limits, weigh).await?;
     let message = parse(proxy, &bytes)?;
     let head = &session.req_header().headers;
     let id = id_of(&message);
@@ -235,8 +242,12 @@ async fn answer(
     };
     // What is denied costs the server and the tool nothing: only what is asked of any refusal is paid.
     let permitted = proxy.hub.permit(&admitted.caller, &upstream, &asked.demand).map_err(rejected)?;
-    if asked.method == Method::Initialize && *proxy.ending.closed.borrow() {
-        return Err(Rejection::Leaving { id });
+    if asked.method == Method::Initialize && style == Asking::Relay {
+        if *proxy.ending.closed.borrow() {
+            return Err(Rejection::Leaving { id });
+        }
+        let room = proxy.hub.admit_session(&admitted.caller, upstream.server.id.as_str());
+        room.map_err(|crowded| proxy.admission.crowded(crowded, &mut ctx.tally))?;
     }
     pay(proxy, ctx, &mut admitted, &upstream, asked.method)?;
     // A client of the modern era cancels by leaving; one of the legacy era only lost its connection, and its call
@@ -244,6 +255,14 @@ async fn answer(
     let leaving_cancels = asked.era == Era::Modern || asked.method == Method::Stream;
     let opened_for = (asked.method == Method::Listen).then(|| asked.demand.clone());
     let is_open_ended = matches!(asked.method, Method::Stream | Method::Listen);
+    let listener = match asked.method {
+        Method::Stream => Some(Listener::session()),
+        Method::Listen => {
+            let wanted = parse(proxy, &asked.body).map(|message| mcp::listens(&message.params));
+            wanted.ok().map(|wanted| Listener::subscription(id.as_ref(), wanted))
+        }
+        _ => None,
+    };
     let asking = pin!(async {
         match style {
             Asking::Relay => proxy.hub.relay(&admitted.caller, &permitted, asked).await,
@@ -265,7 +284,9 @@ async fn answer(
     }
     let standing = proxy.admission.standing(proxy.hub.fleet(), &admitted, &upstream);
     let standing = standing.of(opened_for, is_open_ended);
-    let watching = write::Watching { leaving_cancels, id, draining: proxy.ending.draining.clone(), standing };
+    let standing = if listener.is_some() { standing.hearing() } else { standing };
+    let draining = proxy.ending.draining.clone();
+    let watching = write::Watching { leaving_cancels, id, draining, standing, listener };
     write::reply(session, ctx, reply, Some(watching)).await;
     drop(attempt);
     Ok(())

@@ -20,7 +20,7 @@ use crate::mcp::{Code, Era, HeaderFault, Id, Malformed, MalformedKind, RpcError}
 use crate::reply::{Body, Reply};
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
-pub(super) use limited::Limited;
+pub(super) use limited::{Bound, Limited};
 pub(super) use unauthenticated::Unauthenticated;
 
 /// Why a request is refused.
@@ -272,22 +272,22 @@ impl Rejection {
         if style == Style::OpenMcp {
             self.as_the_contract_says(&mut row);
         }
-        let which = match self {
-            Self::Limited(limited) => Some(("layer", limited.layer())),
-            Self::Hub { error: HubError::Upstream(UpstreamError::Late(deadline, _)), .. } => {
-                Some(("deadline", deadline.name()))
+        let said = match self {
+            Self::Limited(limited) => {
+                [Some(("layer", limited.layer())), limited.bound().map(|bound| ("bound", bound))]
             }
-            _ => None,
+            Self::Hub { error: HubError::Upstream(UpstreamError::Late(deadline, _)), .. } => {
+                [Some(("deadline", deadline.name())), None]
+            }
+            _ => [None; 2],
         };
         let body = if row.status == StatusCode::ACCEPTED {
             Bytes::new()
         } else if rpc {
             let mut data = json!({"reason": row.reason, "requestId": request_id});
-            if let (Some((key, value)), Some(data)) = (which, data.as_object_mut()) {
-                data.insert(key.into(), value.into());
-            }
-            if let (true, Some(data)) = (unsure::may_have_run(self), data.as_object_mut()) {
-                data.insert(unsure::OUTCOME.into(), unsure::UNKNOWN.into());
+            add(&mut data, said);
+            if unsure::may_have_run(self) {
+                add(&mut data, [Some((unsure::OUTCOME, unsure::UNKNOWN)), None]);
             }
             let error = RpcError { code: row.code, message: row.words, data: Some(data) };
             error.to_message(self.id())
@@ -295,9 +295,7 @@ impl Rejection {
             let name = row.status.canonical_reason().unwrap_or("Error");
             let mut body =
                 json!({"error": name, "message": row.words, "reason": row.reason, "request_id": request_id});
-            if let (Some((key, value)), Some(body)) = (which, body.as_object_mut()) {
-                body.insert(key.into(), value.into());
-            }
+            add(&mut body, said);
             body.to_string().into()
         };
         let mut headers = HeaderMap::with_capacity(8);
@@ -349,6 +347,15 @@ impl Rejection {
                 headers.insert(header::RETRY_AFTER, hub::whole_seconds(*left).into());
             }
             _ => {}
+        }
+    }
+}
+
+/// Adds members to an object.
+fn add(object: &mut serde_json::Value, members: [Option<(&str, &str)>; 2]) {
+    for (name, value) in members.into_iter().flatten() {
+        if let Some(object) = object.as_object_mut() {
+            object.insert(name.into(), value.into());
         }
     }
 }

@@ -24,7 +24,18 @@ pub(super) struct Standing {
     demand: Option<Demand>,
     /// Whether it ends with the server. A call of a server that has left the catalog may finish.
     is_open_ended: bool,
+    /// Whether it is told when the server offers something else.
+    hears: bool,
     looked: Instant,
+}
+
+/// What a reload has to say to a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Word {
+    /// The caller may not have it any longer.
+    Lost,
+    /// The server offers the caller something else.
+    News,
 }
 
 impl Standing {
@@ -42,6 +53,7 @@ impl Standing {
             upstream: Arc::clone(upstream),
             demand: None,
             is_open_ended: false,
+            hears: false,
             looked: Instant::now(),
         }
     }
@@ -49,6 +61,27 @@ impl Standing {
     /// The same for a stream that was opened for `demand`, such as the resources of a subscription, or to listen.
     pub(super) fn of(self, demand: Option<Demand>, is_open_ended: bool) -> Self {
         Self { demand, is_open_ended, ..self }
+    }
+
+    /// The same for a stream that is told when the server offers something else.
+    pub(super) fn hearing(self) -> Self {
+        Self { hears: true, ..self }
+    }
+
+    /// Whether the server offers the caller something else than when this was asked last.
+    pub(super) fn is_news(&mut self) -> bool {
+        if !self.hears {
+            return false;
+        }
+        let view = self.fleet.view();
+        let Some(now) = view.upstream(self.upstream.server.id.as_str()) else { return false };
+        if Arc::ptr_eq(now, &self.upstream) {
+            return false;
+        }
+        let same = now.server.runtime == self.upstream.server.runtime
+            && now.policy.is_same_for(&self.upstream.policy, &self.caller);
+        self.upstream = Arc::clone(now);
+        !same
     }
 
     /// Whether the caller may still use the server: asked for each piece of what nobody here waits for, and looked at
@@ -63,9 +96,12 @@ impl Standing {
         self.holds()
     }
 
-    /// Waits until the caller may no longer use the server.
-    pub(super) async fn lost(&mut self) {
+    /// Waits until there is something to say. `may_tell` says whether news can be told now; they are kept until then.
+    pub(super) async fn word(&mut self, may_tell: bool) -> Word {
         while self.holds() {
+            if may_tell && self.is_news() {
+                return Word::News;
+            }
             let left = self.caller.expires.and_then(|at| at.duration_since(SystemTime::now()).ok());
             let look = left.map_or(LOOK, |left| left.min(LOOK));
             tokio::select! {
@@ -74,6 +110,7 @@ impl Standing {
                 () = sleep(look) => {}
             }
         }
+        Word::Lost
     }
 
     /// Whether the credential is good and the server, as the catalog now has it, is there for the caller.

@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::rejection::{Limited, Rejection};
+use super::rejection::{Bound, Limited, Rejection};
 use crate::auth::Caller;
 use crate::catalog::Server;
-use crate::conf::{Access, Rate};
-use crate::limit::{Address, Buckets, Decision, Draw, Flood, Gate, Layer, Permit, Place, Places};
+use crate::conf::{Access, Bounds, Rate};
+use crate::limit::{
+    Address, Buckets, Decision, Draw, Flood, Gate, Layer, Permit, Place, Places, Pressure, Scale, Weight,
+};
 use crate::telemetry::Meters;
 
 /// The limits of the process. They outlive every reload; how much is allowed comes with each request.
@@ -23,10 +25,22 @@ pub(super) struct Tolls {
     buckets: Arc<Buckets>,
     flood: Flood,
     places: Places,
-    gate: Gate,
+    load: Load,
+    bounds: Bounds,
     /// Streams of one caller at once.
     streams_max: u32,
     meters: Arc<Meters>,
+}
+
+/// What the process bears, counted by whoever adds to it. Clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Load {
+    /// Calls and streams.
+    pub gate: Gate,
+    /// Bodies of requests.
+    pub scale: Scale,
+    /// Memory.
+    pub pressure: Pressure,
 }
 
 /// Orchestrators and load balancers ask a few times in a second; whoever asks more often than this is none.
@@ -47,7 +61,10 @@ pub(super) struct Held {
     _in_all: Permit,
     /// The caller's place, taken before a body is read, so that nobody holds many with bodies that never come.
     _own: Option<Place>,
-    places: SmallVec<[Place; 3]>,
+    /// The same of the bound that every caller has.
+    _bound: Option<Place>,
+    places: SmallVec<[Place; 4]>,
+    weights: SmallVec<[Weight; 1]>,
 }
 
 /// What a request is about, as far as limits go.
@@ -65,8 +82,13 @@ pub(super) struct Use<'r> {
 type Whose<'w> = (u128, &'w str, &'w str);
 
 impl Tolls {
-    pub(super) fn new(buckets: Arc<Buckets>, gate: Gate, streams_max: u32, meters: Arc<Meters>) -> Self {
-        Self { buckets, flood: Flood::new(), places: Places::new(), gate, streams_max, meters }
+    pub(super) fn new(
+        buckets: Arc<Buckets>,
+        load: Load,
+        (bounds, streams_max): (Bounds, u32),
+        meters: Arc<Meters>,
+    ) -> Self {
+        Self { buckets, flood: Flood::new(), places: Places::new(), load, bounds, streams_max, meters }
     }
 
     /// A request from `address` has come: it is looked at only if its address is not flooding us and has a token.
@@ -107,6 +129,10 @@ impl Tolls {
         is_call: bool,
         tally: &mut Tally,
     ) -> Result<Held, Rejection> {
+        if self.load.pressure.sheds_calls() {
+            self.meters.life().shed("call");
+            return Err(self.refuse(tally, Limited::Bound(Bound::Memory)));
+        }
         // The caller's own limit, as a whole, or everybody's.
         let limit = caller.limit.or(access.limit).unwrap_or_default();
         if let Some(rate) = limit.rate {
@@ -121,10 +147,38 @@ impl Tolls {
                 place => place,
             },
         };
-        match self.gate.enter() {
-            Some(in_all) => Ok(Held { _in_all: in_all, _own: own, places: SmallVec::new() }),
-            None => Err(self.refuse(tally, Limited::Busy)),
+        let Some(in_all) = self.load.gate.enter() else { return Err(self.refuse(tally, Limited::Busy)) };
+        let whose = (caller.id, "", "bound");
+        let bound = self.places.enter(Layer::Caller, &whose, self.bounds.in_flight_per_caller);
+        if bound.is_none() {
+            return Err(self.refuse(tally, Limited::Bound(Bound::InFlightPerCaller)));
         }
+        let (places, weights) = (SmallVec::new(), SmallVec::new());
+        Ok(Held { _in_all: in_all, _own: own, _bound: bound, places, weights })
+    }
+
+    /// So many more bytes of a body are held, of a request to that server if it is known by now.
+    pub(super) fn weigh(
+        &self,
+        bytes: usize,
+        (caller, server): (&Caller, Option<&str>),
+        held: &mut Held,
+    ) -> Result<(), Rejection> {
+        let Bounds { request_bytes, request_bytes_per_caller, request_bytes_per_server, .. } = self.bounds;
+        let mut whose: SmallVec<[_; 2]> = SmallVec::new();
+        whose.push((Layer::Caller, (caller.id, ""), request_bytes_per_caller));
+        whose.extend(server.map(|server| (Layer::Server, (0, server), request_bytes_per_server)));
+        let put = self.load.scale.put(bytes, request_bytes, &whose);
+        let weight = put.map_err(|at| {
+            let bound = match at {
+                None => Bound::RequestBytes,
+                Some(0) => Bound::RequestBytesPerCaller,
+                Some(_) => Bound::RequestBytesPerServer,
+            };
+            self.refuse(&mut Tally::default(), Limited::Bound(bound))
+        })?;
+        held.weights.push(weight);
+        Ok(())
     }
 
     /// It is known what is called, and it is allowed: takes from all layers, or from none.
@@ -135,7 +189,7 @@ impl Tolls {
         for draw in tally.owed.iter_mut().filter(|draw| draw.layer != Layer::Address) {
             draw.cost = cost;
         }
-        let mut places: SmallVec<[Place; 3]> = SmallVec::new();
+        let mut places: SmallVec<[Place; 4]> = SmallVec::new();
         let mut place = |layer, whose: &Whose<'_>, max: Option<u32>| match max.filter(|_| of.is_call) {
             None => Ok(()),
             Some(max) => self.places.enter(layer, whose, max).map(|place| places.push(place)).ok_or(layer),
@@ -154,17 +208,32 @@ impl Tolls {
         if let Some(layer) = full {
             return Err(self.refuse(tally, Limited::InFlight(layer)));
         }
+        places.push(self.place_at(of).map_err(|limited| self.refuse(tally, limited))?);
         if !of.is_call {
             let stream = self.places.enter(Layer::Caller, &(of.caller.id, "stream", ""), self.streams_max);
-            let (Some(stream), Some(in_all)) = (stream, self.gate.listen()) else {
-                return Err(self.refuse(tally, Limited::Streams));
+            let Some(stream) = stream else {
+                return Err(self.refuse(tally, Limited::Streams(Bound::StreamsPerCaller)));
+            };
+            let Some(in_all) = self.load.gate.listen() else {
+                return Err(self.refuse(tally, Limited::Streams(Bound::Streams)));
             };
             places.push(stream);
-            (held._in_all, held._own) = (in_all, None);
+            (held._in_all, held._own, held._bound) = (in_all, None, None);
         }
         self.settle(tally)?;
         held.places = places;
         Ok(())
+    }
+
+    /// A place among the calls, or the streams, that one server may have.
+    fn place_at(&self, of: &Use<'_>) -> Result<Place, Limited> {
+        let id = of.server.id.as_str();
+        let (what, max, full) = if of.is_call {
+            ("bound", self.bounds.in_flight_per_server, Limited::Bound(Bound::InFlightPerServer))
+        } else {
+            ("stream", self.bounds.streams_per_server, Limited::Streams(Bound::StreamsPerServer))
+        };
+        self.places.enter(Layer::Server, &(0_u128, id, what), max).ok_or(full)
     }
 
     /// Takes what was looked at so far.
@@ -192,7 +261,7 @@ impl Tolls {
     }
 
     /// Nothing is owed by whom a limit refuses.
-    fn refuse(&self, tally: &mut Tally, limited: Limited) -> Rejection {
+    pub(super) fn refuse(&self, tally: &mut Tally, limited: Limited) -> Rejection {
         tally.owed.clear();
         if let Limited::Tokens(decision) = &limited {
             tally.decision = Some(*decision);

@@ -16,9 +16,10 @@ use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
+use super::news::Listener;
 use super::rejection::unsure::{OUTCOME, UNKNOWN};
 use super::rejection::{Rejection, Style};
-use super::standing::Standing;
+use super::standing::{Standing, Word};
 use super::{Ctx, body, cors, headers};
 use crate::mcp::{Answer, Code, Decoder, Id, RpcError, Verdict, encode_event};
 use crate::reply::{Body, Reply, Stream};
@@ -35,6 +36,8 @@ pub(super) struct Watching {
     pub(super) draining: watch::Receiver<bool>,
     /// Whether the caller may still have it.
     pub(super) standing: Standing,
+    /// Who listens, if the stream is held open for that.
+    pub(super) listener: Option<Listener>,
 }
 
 /// Runs `work`, unless the client leaves first and that ends it.
@@ -165,6 +168,7 @@ struct Passing {
     leaving_cancels: bool,
     draining: Option<watch::Receiver<bool>>,
     standing: Option<Standing>,
+    listener: Option<Listener>,
     /// Whether the client still takes bytes.
     there: bool,
     /// Whether the client got less than a whole answer.
@@ -179,6 +183,8 @@ enum Next {
     End(Ending),
     ClientGone,
     Drained,
+    /// The server offers something else.
+    News,
     Revoked,
 }
 
@@ -225,27 +231,25 @@ impl Passing {
     fn new(stream: Stream, watching: Option<Watching>) -> Self {
         let decoder = watching.as_ref().filter(|_| stream.events).map(|_| Decoder::new(LOOKED_AT_BYTES_MAX));
         let open_ended = stream.deadline.is_none();
-        let (id, leaving_cancels, draining, standing) = match watching {
-            Some(Watching { id, leaving_cancels, draining, standing }) => {
-                (id, leaving_cancels, Some(draining).filter(|_| open_ended), Some(standing))
+        let (id, leaving_cancels, draining, standing, listener) = match watching {
+            Some(Watching { id, leaving_cancels, draining, standing, listener }) => {
+                (id, leaving_cancels, Some(draining).filter(|_| open_ended), Some(standing), listener)
             }
-            None => (None, true, None, None),
+            None => (None, true, None, None, None),
         };
-        let outcome = None;
-        let (there, broken, revoked) = (true, false, false);
-        let turn_bytes = 0;
         Self {
-            turn_bytes,
+            turn_bytes: 0,
             stream,
             decoder,
-            outcome,
+            outcome: None,
             id,
             leaving_cancels,
             draining,
             standing,
-            there,
-            broken,
-            revoked,
+            listener,
+            there: true,
+            broken: false,
+            revoked: false,
         }
     }
 
@@ -261,8 +265,13 @@ impl Passing {
                     if let (Ending::Late(_), Some(farewell)) = (ending, self.stream.farewell.take()) {
                         farewell.say();
                     }
+                    // It may end because of what there is to tell: a reload has replaced what is behind it.
+                    if self.standing.as_mut().is_some_and(Standing::is_news) {
+                        self.tell(session).await;
+                    }
                     break self.end(session, ending).await;
                 }
+                Next::News => self.tell(session).await,
                 Next::Drained => break self.part(session).await,
                 Next::Revoked => {
                     self.revoked = true;
@@ -288,6 +297,7 @@ impl Passing {
             self.stream.deadline.map(|total| (total, Deadline::Total)),
         ];
         let until = until.into_iter().flatten().min_by_key(|(at, _)| *at);
+        let between = self.is_between_events();
         tokio::select! {
             biased;
             frame = self.stream.rest.frame() => match frame {
@@ -298,7 +308,10 @@ impl Passing {
             _ = session.downstream_session.read_body_or_idle(true), if self.there => Next::ClientGone,
             which = passed(until) => Next::End(Ending::Late(which)),
             () = begun(self.draining.as_mut()) => Next::Drained,
-            () = lost(self.standing.as_mut()) => Next::Revoked,
+            word = word(self.standing.as_mut(), between) => match word {
+                Word::Lost => Next::Revoked,
+                Word::News => Next::News,
+            },
         }
     }
 
@@ -379,15 +392,29 @@ impl Passing {
         session.set_keepalive(None);
     }
 
-    /// The gateway ends. Whoever only listens comes back to it, or to another, a second later (2025-11-25/basic/transports,
-    /// "Sending Messages": `retry` before a planned disconnect).
+    /// Whether a word of ours would not fall into the middle of one of the server's.
+    fn is_between_events(&self) -> bool {
+        self.stream.events && self.decoder.as_ref().is_some_and(|decoder| !decoder.is_within_event())
+    }
+
+    /// Tells whoever listens that the server offers something else.
+    async fn tell(&mut self, session: &mut Session) {
+        let said = self.listener.as_ref().map(Listener::lists_changed);
+        self.say(session, said).await;
+    }
+
+    /// The gateway ends. Whoever only listens is told so.
     async fn part(&mut self, session: &mut Session) {
-        let between = self.decoder.as_ref().is_some_and(|decoder| !decoder.is_within_event());
-        if self.there && self.stream.events && self.id.is_none() && between {
-            let retry = Bytes::from_static(b"retry: 1000\n\n");
-            self.there = session.write_response_body(Some(retry), false).await.is_ok();
-        }
+        let said = self.listener.as_ref().map(Listener::farewell);
+        self.say(session, said).await;
         self.finish(session).await;
+    }
+
+    async fn say(&mut self, session: &mut Session, said: Option<Bytes>) {
+        if self.there && self.is_between_events() {
+            let Some(said) = said.filter(|said| !said.is_empty()) else { return };
+            self.there = session.write_response_body(Some(said), false).await.is_ok();
+        }
     }
 
     async fn finish(&mut self, session: &mut Session) {
@@ -420,9 +447,9 @@ async fn passed(until: Option<(Instant, Deadline)>) -> Deadline {
     }
 }
 
-async fn lost(standing: Option<&mut Standing>) {
+async fn word(standing: Option<&mut Standing>, may_tell: bool) -> Word {
     match standing {
-        Some(standing) => standing.lost().await,
+        Some(standing) => standing.word(may_tell).await,
         None => std::future::pending().await,
     }
 }

@@ -8,12 +8,11 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::census::{Census, Crowded, Room};
 use super::seal::{Pin, Sealer, SessionError};
 
 /// A session counts as active this long after its last message.
 const ACTIVE_FOR: Duration = Duration::from_secs(300);
-/// Sessions remembered at most in each shard; above that ids are opened at every message.
-const SHARD_MAX: usize = 4096;
 const SHARDS: usize = 16;
 
 /// Opens sealed ids, and remembers those it has opened: the cryptography is paid once for a session, not per message.
@@ -25,6 +24,8 @@ pub struct Sessions {
     shards: [Mutex<HashMap<u64, Seen>>; SHARDS],
     /// Sessions that are being opened anew, so that it is done once.
     restoring: Mutex<HashMap<u64, Weak<tokio::sync::Mutex<()>>>>,
+    /// How many of them there are, and whose.
+    census: Census,
 }
 
 #[derive(Debug)]
@@ -54,7 +55,25 @@ const SUBSCRIPTIONS_MAX: usize = 64;
 impl Sessions {
     /// Sessions sealed by `sealer`.
     pub fn new(sealer: Sealer) -> Self {
-        Self { sealer, shards: Default::default(), restoring: Mutex::default() }
+        Self { sealer, shards: Default::default(), restoring: Mutex::default(), census: Census::default() }
+    }
+
+    /// The same with other room for them. Above it ids are opened at every message, and no sessions are begun.
+    pub fn with_room(self, room: Room) -> Self {
+        Self { census: Census::new(room), ..self }
+    }
+
+    /// Whether `caller` may begin a session with `server`. Those that are idle make room first.
+    pub fn admit(&self, caller: u128, server: &str) -> Result<(), Crowded> {
+        self.census.check(caller, server).or_else(|_| {
+            self.active();
+            self.census.check(caller, server)
+        })
+    }
+
+    /// How many are remembered.
+    pub fn known(&self) -> usize {
+        self.census.all()
     }
 
     /// The id of a new session that `caller` has with `server`.
@@ -145,14 +164,27 @@ impl Sessions {
     /// The session ended.
     pub fn end(&self, id: &str) {
         let key = key(id);
-        self.shard(key).lock().remove(&key);
+        if let Some(seen) = self.shard(key).lock().remove(&key) {
+            self.census.leave(seen.caller, &seen.server);
+        }
     }
 
     /// How many are active; forgets the others.
     pub fn active(&self) -> usize {
         let count = |shard: &Mutex<HashMap<u64, Seen>>| {
             let mut shard = shard.lock();
-            shard.retain(|_, seen| seen.last.elapsed() < ACTIVE_FOR);
+            shard.retain(|_, seen| {
+                let stays = seen.last.elapsed() < ACTIVE_FOR;
+                if !stays {
+                    self.census.leave(seen.caller, &seen.server);
+                }
+                stays
+            });
+            // What a busy hour needed is given back.
+            if shard.capacity() > 64 && shard.len() * 4 < shard.capacity() {
+                let len = shard.len() * 2;
+                shard.shrink_to(len);
+            }
             shard.len()
         };
         self.shards.iter().map(count).sum()
@@ -161,17 +193,16 @@ impl Sessions {
     fn remember(&self, id: &str, (caller, server): (u128, &str), pin: &Arc<Pin>, expires: SystemTime) {
         let key = key(id);
         let mut shard = self.shard(key).lock();
-        if shard.len() >= SHARD_MAX {
-            shard.retain(|_, seen| seen.last.elapsed() < ACTIVE_FOR);
-        }
-        if shard.len() >= SHARD_MAX {
+        // Many sessions of other gateways may come here. Whoever is not remembered is only opened again.
+        if !self.census.enter(caller, server) {
             return;
         }
         let (id, server, pin) = (id.into(), server.into(), Arc::clone(pin));
-        shard.insert(
-            key,
-            Seen { id, caller, server, pin, wishes: Wishes::default(), expires, last: Instant::now() },
-        );
+        let fresh =
+            Seen { id, caller, server, pin, wishes: Wishes::default(), expires, last: Instant::now() };
+        if let Some(before) = shard.insert(key, fresh) {
+            self.census.leave(before.caller, &before.server);
+        }
     }
 
     fn shard(&self, key: u64) -> &Mutex<HashMap<u64, Seen>> {
@@ -210,6 +241,24 @@ mod tests {
         }
         let expired = Sessions::new(Sealer::new(&[1; 32], Duration::ZERO));
         assert_eq!(expired.open(&id, 1, "a"), Err(SessionError::Expired));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_idle_make_room() {
+        let room = Room { all: 10, each_caller: 2, each_server: 10 };
+        let sessions = Sessions::new(Sealer::new(&[1; 32], Duration::from_secs(6000))).with_room(room);
+        let id = sessions.seal(1, "a", pin("x")).unwrap();
+        sessions.seal(1, "a", pin("y")).unwrap();
+        assert_eq!(sessions.admit(1, "a"), Err(Crowded::Caller));
+        assert!(sessions.admit(2, "a").is_ok());
+        tokio::time::advance(Duration::from_secs(200)).await;
+        sessions.open(&id, 1, "a").unwrap();
+        assert_eq!(sessions.admit(1, "a"), Err(Crowded::Caller), "nobody is idle yet");
+        tokio::time::advance(Duration::from_secs(200)).await;
+        assert!(sessions.admit(1, "a").is_ok());
+        assert_eq!((sessions.known(), sessions.active()), (1, 1), "the other stays");
+        sessions.end(&id);
+        assert_eq!(sessions.known(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -354,7 +354,7 @@ async fn listeners_and_half_bodies_leave_others_their_places() {
     let third = alice.clone().with("accept", "text/event-stream").send(Method::GET, Vec::new()).await;
     assert_eq!(
         (third.status, third.json()["error"]["data"]["reason"].as_str()),
-        (429, Some("too_many_streams"))
+        (503, Some("too_many_streams"))
     );
     // She may still call, and so may others.
     assert_eq!(call(&alice, "echo").await.status, 200);

@@ -9,6 +9,7 @@
 )]
 
 mod alone;
+mod bounds;
 mod breaks;
 mod cli;
 mod client;
@@ -36,6 +37,7 @@ mod policy;
 mod raw;
 mod readme;
 mod recorder;
+mod reload;
 mod sandbox;
 mod scorecard;
 mod service;

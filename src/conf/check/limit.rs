@@ -3,7 +3,7 @@
 
 use super::Checker;
 use crate::conf::raw::{RawLimit, RawLimits, RawRate};
-use crate::conf::{Limit, Limits, Rate};
+use crate::conf::{Bounds, Limit, Limits, Rate};
 use crate::document::{At, Code, Period, Size, Span, nearest};
 
 impl Checker<'_> {
@@ -116,6 +116,22 @@ impl Checker<'_> {
             idle_connections_max: self.count(raw.idle_connections.as_ref()),
             answer_bytes_max: self.size(raw.answer.as_ref()),
             tool_labels_max: self.count(raw.tool_labels.as_ref()),
+        }
+    }
+
+    /// What one process, caller or server may have at once.
+    pub(super) fn bounds(&mut self, raw: &RawLimits) -> Bounds {
+        Bounds {
+            in_flight_per_caller: self.count(raw.in_flight_per_caller.as_ref()),
+            in_flight_per_server: self.count(raw.in_flight_per_server.as_ref()),
+            streams_per_server: self.count(raw.streams_per_server.as_ref()),
+            sessions: self.count(raw.sessions.as_ref()),
+            sessions_per_caller: self.count(raw.sessions_per_caller.as_ref()),
+            sessions_per_server: self.count(raw.sessions_per_server.as_ref()),
+            request_bytes: self.size(raw.request_bytes.as_ref()),
+            request_bytes_per_caller: self.size(raw.request_bytes_per_caller.as_ref()),
+            request_bytes_per_server: self.size(raw.request_bytes_per_server.as_ref()),
+            memory: raw.memory.as_ref().map(|memory| self.size(Some(memory))),
         }
     }
 

@@ -103,6 +103,38 @@ pub(in crate::conf) struct RawLimits {
     /// The same of one caller: so that one key, shared by many clients, still leaves room for others.
     #[schemars(extend("default" = 6000))]
     pub(in crate::conf) streams_per_caller: Option<At<u32>>,
+    /// Calls in flight of one caller, whatever limit of its own it has: a client in a loop leaves half for others.
+    #[schemars(extend("default" = 5000))]
+    pub(in crate::conf) in_flight_per_caller: Option<At<u32>>,
+    /// Calls in flight to one server: one that hangs leaves half for the others.
+    #[schemars(extend("default" = 5000))]
+    pub(in crate::conf) in_flight_per_server: Option<At<u32>>,
+    /// Streams held open to listen to one server. Most of them on a busy day are at the same one.
+    #[schemars(extend("default" = 15000))]
+    pub(in crate::conf) streams_per_server: Option<At<u32>>,
+    /// Sessions of the legacy era that were used in the last five minutes; more are not begun. At some hundred bytes
+    /// each this stays below 100 MiB. Those that were idle for longer cost nothing and are not counted.
+    #[schemars(extend("default" = 100000))]
+    pub(in crate::conf) sessions: Option<At<usize>>,
+    /// The same of one caller.
+    #[schemars(extend("default" = 75000))]
+    pub(in crate::conf) sessions_per_caller: Option<At<usize>>,
+    /// The same with one server.
+    #[schemars(extend("default" = 75000))]
+    pub(in crate::conf) sessions_per_server: Option<At<usize>>,
+    /// Bodies of requests that are held in memory at once; those below 16 KiB do not count.
+    #[schemars(extend("default" = "512MiB"))]
+    pub(in crate::conf) request_bytes: Option<At<Size>>,
+    /// The same of one caller.
+    #[schemars(extend("default" = "256MiB"))]
+    pub(in crate::conf) request_bytes_per_caller: Option<At<Size>>,
+    /// The same to one server.
+    #[schemars(extend("default" = "256MiB"))]
+    pub(in crate::conf) request_bytes_per_server: Option<At<Size>>,
+    /// Resident memory that the gateway itself may have: at 95 % of it new calls are refused, at 98 % no connections are
+    /// taken, so that it sheds load before the machine swaps or kills it. Children do not count. Default: no bound.
+    #[schemars(extend("x-example" = "1GiB"))]
+    pub(in crate::conf) memory: Option<At<Size>>,
     /// Callers whose token bucket is remembered; about 100 bytes each.
     #[schemars(extend("default" = 1000000))]
     pub(in crate::conf) buckets: Option<At<usize>>,

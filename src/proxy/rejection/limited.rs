@@ -20,7 +20,50 @@ pub(in crate::proxy) enum Limited {
     /// All places of the process are taken.
     Busy,
     /// All places for streams are taken, the caller's or the process's.
+    Streams(Bound),
+    /// Something else of which there is only so much.
+    Bound(Bound),
+}
+
+/// A bound of the process, or of what one caller or server may have of it. Each is a key of `limits`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) enum Bound {
+    InFlight,
+    InFlightPerCaller,
+    InFlightPerServer,
     Streams,
+    StreamsPerCaller,
+    StreamsPerServer,
+    Sessions,
+    SessionsPerCaller,
+    SessionsPerServer,
+    RequestBytes,
+    RequestBytesPerCaller,
+    RequestBytesPerServer,
+    Memory,
+    Connections,
+}
+
+impl Bound {
+    /// Its name: the key of `limits` that says how much there is.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::InFlight => "in_flight",
+            Self::InFlightPerCaller => "in_flight_per_caller",
+            Self::InFlightPerServer => "in_flight_per_server",
+            Self::Streams => "streams",
+            Self::StreamsPerCaller => "streams_per_caller",
+            Self::StreamsPerServer => "streams_per_server",
+            Self::Sessions => "sessions",
+            Self::SessionsPerCaller => "sessions_per_caller",
+            Self::SessionsPerServer => "sessions_per_server",
+            Self::RequestBytes => "request_bytes",
+            Self::RequestBytesPerCaller => "request_bytes_per_caller",
+            Self::RequestBytesPerServer => "request_bytes_per_server",
+            Self::Memory => "memory",
+            Self::Connections => "connections",
+        }
+    }
 }
 
 impl Limited {
@@ -34,7 +77,17 @@ impl Limited {
             Self::InFlight(Layer::Tool) => "tool_in_flight",
             Self::Flood => "flood",
             Self::Busy => "all_in_flight",
-            Self::Streams => "streams",
+            Self::Streams(_) => "streams",
+            Self::Bound(bound) => bound.as_str(),
+        }
+    }
+
+    /// The bound that was reached, if it was one.
+    pub(super) fn bound(self) -> Option<&'static str> {
+        match self {
+            Self::Busy => Some(Bound::InFlight.as_str()),
+            Self::Streams(bound) | Self::Bound(bound) => Some(bound.as_str()),
+            Self::Tokens(_) | Self::InFlight(_) | Self::Flood => None,
         }
     }
 
@@ -43,8 +96,8 @@ impl Limited {
         match self {
             Self::Tokens(Decision { layer, .. }) | Self::InFlight(layer) => layer.as_str(),
             Self::Flood => "flood",
-            Self::Busy => "gateway",
-            Self::Streams => "streams",
+            Self::Busy | Self::Bound(_) => "gateway",
+            Self::Streams(_) => "streams",
         }
     }
 
@@ -52,13 +105,15 @@ impl Limited {
     pub(super) fn retry_after_seconds(self) -> Option<u64> {
         match self {
             Self::Tokens(decision) => decision.retry_after_seconds(),
-            Self::InFlight(_) | Self::Flood | Self::Busy | Self::Streams => Some(1),
+            Self::InFlight(_) | Self::Flood | Self::Busy | Self::Streams(_) | Self::Bound(_) => Some(1),
         }
     }
 
     pub(super) fn row(self) -> Row {
         let (status, code) = match self {
-            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, Code::UNAVAILABLE),
+            Self::Busy | Self::Streams(_) | Self::Bound(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, Code::UNAVAILABLE)
+            }
             _ => (StatusCode::TOO_MANY_REQUESTS, Code::RATE_LIMITED),
         };
         let (reason, words) = match self {
@@ -67,8 +122,12 @@ impl Limited {
             }
             Self::Tokens(_) | Self::Flood => ("rate_limited", "too many requests: wait and try again"),
             Self::InFlight(_) => ("too_many_in_flight", "too many calls at once: wait for one to end"),
-            Self::Streams => ("too_many_streams", "too many open streams: close one"),
+            Self::Streams(_) => ("too_many_streams", "too many open streams: close one"),
             Self::Busy => ("busy", "the gateway has all the calls it may have in flight"),
+            Self::Bound(bound) => {
+                let words = format!("the bound `{}` of the gateway is reached: try again", bound.as_str());
+                return Row { status, code, reason: "bound_reached", words, outcome: Outcome::RateLimited };
+            }
         };
         Row { status, code, reason, words: words.into(), outcome: Outcome::RateLimited }
     }
