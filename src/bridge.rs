@@ -28,10 +28,11 @@ use std::time::{Duration, SystemTime};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use crate::catalog::{Runtime, ServerId, Snapshot};
+use crate::catalog::{Mode, Runtime, ServerId, Snapshot};
 use crate::conf::Limits;
 
 mod audience;
+mod berths;
 mod child;
 mod desk;
 mod failure;
@@ -39,15 +40,19 @@ mod frame;
 mod live;
 mod mailbox;
 mod opening;
+mod outlet;
 mod payload;
+mod peer;
 mod post;
 mod quiet;
+mod record;
 mod serve;
 mod slot;
 mod spawn;
 mod starts;
 mod supervisor;
 mod sweep;
+mod warm;
 
 use supervisor::{Entry, Shared};
 
@@ -56,6 +61,10 @@ const DRAIN: Duration = Duration::from_secs(30);
 const STOP_DRAIN: Duration = Duration::from_secs(5);
 /// A socket's path must fit into `sun_path` (unix(7): 108 bytes), and leave room.
 const SOCKET_PATH_BYTES_MAX: usize = 100;
+
+/// The header by which the gateway tells the bridge who calls: a number of the caller's. It is the gateway's own,
+/// passes from no client, and goes to no remote server.
+pub const CALLER: http::HeaderName = http::HeaderName::from_static("x-tollgate-caller");
 
 /// What went wrong in the bridge.
 #[derive(Debug, thiserror::Error)]
@@ -117,11 +126,43 @@ pub enum State {
     Failed,
 }
 
+/// How many children a local server has, by where they are in their lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Population {
+    /// Kept started for sessions or callers to come.
+    pub warm: usize,
+    /// Started, and not ready yet.
+    pub starting: usize,
+    /// Ready.
+    pub ready: usize,
+    /// Taking no calls any more; their processes may be there for some seconds.
+    pub ending: usize,
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// When.
+    pub at: SystemTime,
+    /// Its process id; 0 if there was no process.
+    pub pid: u32,
+    /// A word for programs, such as `child_exited`.
+    pub reason: &'static str,
+    /// What it did, such as `exited with code 1`.
+    pub what: String,
+    /// Whether it was told to.
+    pub meant: bool,
+}
+
 /// What a local server looks like at one moment.
 #[derive(Debug, Clone)]
 pub struct Status {
     /// Where it is in its life.
     pub state: State,
+    /// Who shares its children.
+    pub mode: Mode,
+    /// How many there are.
+    pub population: Population,
     /// Process ids of its children.
     pub pids: Vec<u32>,
     /// When the oldest child was started.
@@ -134,6 +175,8 @@ pub struct Status {
     pub in_flight: usize,
     /// How a child last ended without being told to.
     pub last_error: Option<String>,
+    /// How the last children ended, the newest last.
+    pub ends: Vec<End>,
     /// The last lines of stderr; they may hold the server's own secrets.
     pub stderr_tail: Vec<String>,
 }
@@ -221,6 +264,17 @@ impl Bridge {
         let mut leaving = self.leaving.lock();
         leaving.retain(|entry| entry.has_processes());
         leaving.extend(before.into_values().filter(|entry| entry.retire(DRAIN)));
+        drop(leaving);
+        self.fill();
+    }
+
+    /// Starts what is to be kept warm, once there is a runtime to start it on.
+    fn fill(&self) {
+        if self.shared.is_settled() {
+            for entry in self.entries.read().values() {
+                entry.fill();
+            }
+        }
     }
 
     /// Sweeps what a killed predecessor left, then serves until `shutdown` turns true, and returns when every
@@ -231,6 +285,7 @@ impl Bridge {
         if swept > 0 {
             tracing::warn!(swept, "killed processes that an earlier gateway had left");
         }
+        self.fill();
         if let Err(error) = serve::serve(self, shutdown.clone()).await {
             tracing::error!(%error, socket = %self.socket.display(), "the bridge cannot serve its socket");
             let mut shutdown = shutdown;

@@ -3,6 +3,7 @@
 
 mod changes;
 mod check;
+mod children;
 mod credential;
 mod glob;
 mod load;
@@ -12,6 +13,7 @@ mod rule;
 mod watch;
 
 pub use changes::Changes;
+pub use children::{Children, Mode};
 pub use credential::{ClientCredentials, Credential};
 pub use glob::{Matcher, covers, overlap};
 pub use load::{load, parse};

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Uri};
 
-use super::{Credential, Rules, Throttle};
+use super::{Children, Credential, Rules, Throttle};
 use crate::document::Mistakes;
 
 /// The id of a server: URL-safe, unique in the catalog.
@@ -128,6 +128,8 @@ pub struct Local {
     pub working_dir: PathBuf,
     /// How many children share the calls.
     pub instances: NonZeroU16,
+    /// Who shares a child, and how many there may be.
+    pub children: Children,
     /// A child without calls for this long is stopped; `None` keeps it.
     pub idle_timeout: Option<Duration>,
 }

@@ -62,6 +62,9 @@ fn render(snapshot: &Snapshot) -> String {
                 writeln!(out, "  in: {} env: {:?}", local.working_dir.display(), local.env).unwrap();
                 writeln!(out, "  instances: {} idle_timeout: {:?}", local.instances, local.idle_timeout)
                     .unwrap();
+                if local.children != Children::default() {
+                    writeln!(out, "  {:?}", local.children).unwrap();
+                }
             }
             Runtime::Remote(remote) => {
                 for endpoint in &remote.endpoints {

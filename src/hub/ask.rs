@@ -20,7 +20,7 @@ use crate::auth::{Allowed, Caller};
 use crate::catalog::Runtime;
 use crate::mcp::{Answer, Decoder, Method, Revision};
 use crate::reply::{Body, Stream};
-use crate::upstream::{Outgoing, Upstream, UpstreamError};
+use crate::upstream::{self, Outgoing, Upstream, UpstreamError};
 
 const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 
@@ -109,7 +109,9 @@ async fn send(
     let upstream = permitted.get();
     let pin = link.endpoint.filter(|_| link.session.is_some());
     let route = route_to(permitted, || Ok(pin))?;
-    let arrived = hub.fleet.call(&route, outgoing(&asked.headers, link, asked.body.clone())).await?;
+    let mut outgoing = outgoing(&asked.headers, link, asked.body.clone());
+    upstream::introduce(&upstream.server, caller, &mut outgoing.headers);
+    let arrived = hub.fleet.call(&route, outgoing).await?;
     upstream.meters.upstream(asked.method, arrived.took);
     let sift = Sift::of(&upstream.policy, caller, asked.method, asked.era);
     let expected = Expected { method: asked.method, response: asked.wants_response, to: &asked.body, sift };

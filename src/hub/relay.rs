@@ -10,7 +10,7 @@ use super::{Asked, Hub, HubError, Relayed, answer};
 use crate::auth::{self, Allowed, Caller, Demand};
 use crate::mcp::{Era, Method};
 use crate::session::{Pin, SessionError};
-use crate::upstream::{Outgoing, Route, Upstream};
+use crate::upstream::{self, Outgoing, Route, Upstream};
 
 /// The session header of the legacy era.
 pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -33,6 +33,7 @@ pub(super) async fn relay(
         Ok(Some(pin.endpoint))
     })?;
     let mut headers = asked.headers;
+    upstream::introduce(&upstream.server, caller, &mut headers);
     if let Some(pin) = &pinned {
         headers.insert(SESSION, upstream_id(pin)?);
     }

@@ -8,6 +8,7 @@
     reason = "a test stops at the first thing that is wrong, and starts processes and tasks of its own"
 )]
 
+mod children;
 mod cli;
 mod client;
 mod conformance;
