@@ -4,9 +4,11 @@
 //! A test counts its cases, says everything that is wrong at once, and prints one line `PASS id figure`. Each has a
 //! positive control: the same attack succeeds against a naive proxy, or with the protection turned off.
 
+mod bleed;
 mod bodies;
 mod bombs;
 mod callers;
+mod crash_loop;
 mod h2;
 mod heads;
 mod json;
@@ -16,6 +18,7 @@ mod listed;
 mod mirrored;
 mod passthrough;
 mod payloads;
+mod process_trees;
 mod routes;
 mod secrets;
 mod sites;
