@@ -11,6 +11,7 @@ mod callers;
 mod crash_loop;
 mod h2;
 mod heads;
+mod hostile_stdio;
 mod json;
 mod jwks;
 mod keys;
