@@ -189,6 +189,10 @@ pub trait Observer: Send + Sync {
     fn exited(&self, server: &ServerId, clean: bool);
     /// A child is started again after an end that was not meant.
     fn restarted(&self, server: &ServerId);
+    /// How many children a server has now.
+    fn living(&self, server: &ServerId, count: usize);
+    /// A child was not started because of that bound.
+    fn refused(&self, server: &ServerId, bound: &'static str);
     /// A line of a child was dropped: too long, or no JSON-RPC message.
     fn rubbish(&self, server: &ServerId);
 }
@@ -201,6 +205,8 @@ impl Observer for Unobserved {
     fn started(&self, _: &ServerId) {}
     fn exited(&self, _: &ServerId, _: bool) {}
     fn restarted(&self, _: &ServerId) {}
+    fn living(&self, _: &ServerId, _: usize) {}
+    fn refused(&self, _: &ServerId, _: &'static str) {}
     fn rubbish(&self, _: &ServerId) {}
 }
 

@@ -169,6 +169,11 @@ impl Berths {
         (own().map(|row| Arc::clone(&row.live)).collect(), own().filter(|row| row.warm.is_some()).count())
     }
 
+    /// How many children a server has.
+    pub(super) fn count(&self, server: &ServerId) -> usize {
+        self.rows.lock().iter().filter(|row| row.server == *server).count()
+    }
+
     /// Somebody became idle, or did not leave.
     pub(super) fn stir(&self) {
         self.changed.notify_waiters();

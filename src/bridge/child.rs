@@ -181,9 +181,7 @@ impl Worker {
             tracing::warn!(server = %slot.id, pid, reason = death.reason, what = %death.what, "child ended");
         }
         process.end().await;
-        slot.shared.table.remove(pid);
-        slot.shared.observer.exited(&slot.id, death.meant);
-        drop(berth);
+        slot.shared.buried(&slot.id, pid, death.meant, berth);
         live.stage.send_replace(Stage::Over(death));
     }
 

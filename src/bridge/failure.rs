@@ -180,9 +180,7 @@ impl Failure {
             Self::Refused(..) => "start_limit",
             Self::LegacyOnly => "legacy_server",
             Self::NoSession => "no_session",
-            Self::Full(Cap::Caller(_)) => "max_per_caller",
-            Self::Full(Cap::Server(_)) => "max_processes",
-            Self::Full(Cap::Process(_)) => "limits.children",
+            Self::Full(cap) => cap.word(),
         }
     }
 }
@@ -201,6 +199,15 @@ pub(super) fn no_session() -> Bytes {
 }
 
 impl Cap {
+    /// Its key, for programs.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Caller(_) => "max_per_caller",
+            Self::Server(_) => "max_processes",
+            Self::Process(_) => "limits.children",
+        }
+    }
+
     /// Which bound it is, for the caller.
     pub(super) fn sentence(self, server: &ServerId) -> String {
         match self {

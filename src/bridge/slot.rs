@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::audience::Audience;
-use super::berths::{Berth, Claim, Got};
+use super::berths::{Berth, Cap, Claim, Got};
 use super::child::{self, Job};
 use super::failure::{Death, Failure};
 use super::live::{Live, Stage};
@@ -156,7 +156,12 @@ impl Slot {
         let (live, commands) = Live::new(&self.shared.limits);
         live.belongs_to(self);
         let bounds = self.bounds();
-        match self.shared.berths.take(&self.claim(bounds), &live).await.map_err(Failure::Full)? {
+        let taken = self.shared.berths.take(&self.claim(bounds), &live).await;
+        let full = |cap: Cap| {
+            self.shared.observer.refused(&self.id, cap.word());
+            Failure::Full(cap)
+        };
+        match taken.map_err(full)? {
             Got::Berth(berth) => {
                 let place = |trial| Job { slot: Arc::clone(self), live, commands, first, berth, trial };
                 self.launch(place)

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::berths::{Berths, Claim};
+use super::berths::{Berth, Berths, Claim};
 use super::live::{Live, Stage};
 use super::record::Record;
 use super::slot::{Key, Plan, Slot, bounds_of};
@@ -71,7 +71,20 @@ impl Shared {
         live.pid.store(pid, Ordering::Relaxed);
         self.table.add(pid);
         self.observer.started(server);
+        self.tell_count(server);
         tracing::debug!(%server, pid, "child started");
+    }
+
+    /// No process of a child is left.
+    pub(super) fn buried(&self, server: &ServerId, pid: u32, clean: bool, berth: Berth) {
+        self.table.remove(pid);
+        self.observer.exited(server, clean);
+        drop(berth);
+        self.tell_count(server);
+    }
+
+    fn tell_count(&self, server: &ServerId) {
+        self.observer.living(server, self.berths.count(server));
     }
 
     /// From now on nothing is started.

@@ -105,6 +105,8 @@ struct Counts {
     unclean: AtomicUsize,
     restarted: AtomicUsize,
     rubbish: AtomicUsize,
+    living: AtomicUsize,
+    refused: AtomicUsize,
 }
 
 impl Observer for Counts {
@@ -117,6 +119,13 @@ impl Observer for Counts {
     }
     fn restarted(&self, _: &ServerId) {
         self.restarted.fetch_add(1, Ordering::SeqCst);
+    }
+    fn living(&self, _: &ServerId, count: usize) {
+        self.living.store(count, Ordering::SeqCst);
+    }
+    fn refused(&self, _: &ServerId, bound: &'static str) {
+        assert!(["max_per_caller", "max_processes", "limits.children"].contains(&bound));
+        self.refused.fetch_add(1, Ordering::SeqCst);
     }
     fn rubbish(&self, _: &ServerId) {
         self.rubbish.fetch_add(1, Ordering::SeqCst);

@@ -161,14 +161,15 @@ impl Ready {
         self.live.pid.store(0, std::sync::atomic::Ordering::Relaxed);
         self.live.stage.send_replace(Stage::Ended(Arc::clone(&death)));
         child::turn_away(&mut self.commands, (!death.meant).then_some(&death));
-        if let Some(process) = process {
-            process.end().await;
-            self.shared.table.remove(pid);
-            self.shared.observer.exited(&server, death.meant);
+        let Self { shared, entry, berth, live, .. } = self;
+        match process {
+            Some(process) => {
+                process.end().await;
+                shared.buried(&server, pid, death.meant, berth);
+            }
+            None => drop(berth),
         }
-        let stays_out = self.live.is_leaving();
-        let Self { entry, berth, live, .. } = self;
-        drop(berth);
+        let stays_out = live.is_leaving();
         live.stage.send_replace(Stage::Over(death));
         if !stays_out && let Some(entry) = entry.upgrade() {
             entry.fill();

@@ -264,6 +264,7 @@ async fn over_a_bound_the_idlest_makes_room_and_nobody_who_works_or_listens() {
     assert_eq!(error["data"]["reason"], "max_processes");
     assert_eq!(error["message"], "server 'one' runs as many processes as it may: 2 (max_processes)");
     assert!(alive(second) && alive(pid));
+    assert_eq!((rig.counts.refused.load(Ordering::SeqCst), rig.counts.living.load(Ordering::SeqCst)), (1, 2));
     assert_eq!(listening.pid().await, second);
     slow.abort();
     assert_eq!(listening.end().await, StatusCode::NO_CONTENT);
