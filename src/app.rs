@@ -347,12 +347,7 @@ fn serve(
     server.add_service(GenBackgroundService::new("bridge".into(), Arc::new(bridge_service)));
     server.add_service(GenBackgroundService::new("sidecar".into(), Arc::new(sidecar)));
     server.add_service(proxy);
-    write_log(&access_log, std::io::stdout());
-    let mut logs = vec![access_log];
-    if let Some((log, file)) = audit_log {
-        write_log(&log, file);
-        logs.push(log);
-    }
+    let logs = write_logs(access_log, audit_log);
     let drain = Drain {
         phases,
         gate: load.gate.clone(),
@@ -382,6 +377,17 @@ fn audit(conf: &Conf, access_log: &AccessLog) -> Result<(Audit, Option<(AccessLo
             Ok((Audit::to(log.clone()), Some((log, file))))
         }
     }
+}
+
+/// Begins to write the access log, and the audit log if it is another.
+fn write_logs(access_log: AccessLog, audit_log: Option<(AccessLog, File)>) -> Vec<AccessLog> {
+    write_log(&access_log, std::io::stdout());
+    let mut logs = vec![access_log];
+    if let Some((log, file)) = audit_log {
+        write_log(&log, file);
+        logs.push(log);
+    }
+    logs
 }
 
 /// A log's own thread: a slow reader of standard output must hold up nothing else.

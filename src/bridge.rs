@@ -21,6 +21,7 @@
 //! it does so by [`Children`], which are here or there. A bridge on its own reads the catalog itself and is the only one
 //! who decides what runs; the gateway asks for it by `/-/…` on the same socket, beside which no server's id can stand.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, DirBuilder};
@@ -36,10 +37,11 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::catalog::{Runtime, ServerId, Snapshot};
+use crate::catalog::{Mode, Runtime, ServerId, Snapshot};
 use crate::conf::Limits;
 
 mod audience;
+mod berths;
 mod child;
 mod children;
 mod desk;
@@ -49,10 +51,13 @@ mod live;
 mod mailbox;
 mod opening;
 mod orders;
+mod outlet;
 mod outside;
 mod payload;
+mod peer;
 mod post;
 mod quiet;
+mod record;
 mod serve;
 mod slot;
 mod socket;
@@ -61,6 +66,7 @@ mod starts;
 mod supervisor;
 mod sweep;
 mod tally;
+mod warm;
 
 pub use children::{Children, Look};
 pub use outside::Outside;
@@ -73,6 +79,10 @@ const DRAIN: Duration = Duration::from_secs(30);
 const STOP_DRAIN: Duration = Duration::from_secs(5);
 /// A socket's path must fit into `sun_path` (unix(7): 108 bytes), and leave room.
 const SOCKET_PATH_BYTES_MAX: usize = 100;
+
+/// The header by which the gateway tells the bridge who calls: a number of the caller's. It is the gateway's own,
+/// passes from no client, and goes to no remote server.
+pub const CALLER: http::HeaderName = http::HeaderName::from_static("x-tollgate-caller");
 
 /// What went wrong in the bridge.
 #[derive(Debug, thiserror::Error)]
@@ -143,12 +153,45 @@ pub enum State {
     Unknown,
 }
 
+/// How many children a local server has, by where they are in their lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Population {
+    /// Kept started for sessions or callers to come.
+    pub warm: usize,
+    /// Started, and not ready yet.
+    pub starting: usize,
+    /// Ready.
+    pub ready: usize,
+    /// Taking no calls any more; their processes may be there for some seconds.
+    pub ending: usize,
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// When.
+    pub at: SystemTime,
+    /// Its process id; 0 if there was no process.
+    pub pid: u32,
+    /// A word for programs, such as `child_exited`.
+    pub reason: Cow<'static, str>,
+    /// What it did, such as `exited with code 1`.
+    pub what: String,
+    /// Whether it was told to.
+    pub meant: bool,
+}
+
 /// What a local server looks like at one moment.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
     /// Where it is in its life.
     pub state: State,
+    /// Who shares its children.
+    pub mode: Mode,
+    /// How many there are.
+    pub population: Population,
     /// Process ids of its children.
     pub pids: Vec<u32>,
     /// When the oldest child was started.
@@ -161,6 +204,8 @@ pub struct Status {
     pub in_flight: usize,
     /// How a child last ended without being told to.
     pub last_error: Option<String>,
+    /// How the last children ended, the newest last.
+    pub ends: Vec<End>,
     /// The last lines of stderr; they may hold the server's own secrets.
     pub stderr_tail: Vec<String>,
 }
@@ -173,6 +218,10 @@ pub trait Observer: Send + Sync {
     fn exited(&self, server: &ServerId, clean: bool);
     /// A child is started again after an end that was not meant.
     fn restarted(&self, server: &ServerId);
+    /// How many children a server has now.
+    fn living(&self, server: &ServerId, count: usize);
+    /// A child was not started because of that bound.
+    fn refused(&self, server: &ServerId, bound: &'static str);
     /// A line of a child was dropped: too long, or no JSON-RPC message.
     fn rubbish(&self, server: &ServerId);
 }
@@ -185,6 +234,8 @@ impl Observer for Unobserved {
     fn started(&self, _: &ServerId) {}
     fn exited(&self, _: &ServerId, _: bool) {}
     fn restarted(&self, _: &ServerId) {}
+    fn living(&self, _: &ServerId, _: usize) {}
+    fn refused(&self, _: &ServerId, _: &'static str) {}
     fn rubbish(&self, _: &ServerId) {}
 }
 
@@ -320,7 +371,18 @@ impl Bridge {
             };
             entries.insert(server.id.clone(), entry);
         }
+        drop(entries);
+        self.fill();
         Leaving { bridge: self, entries: before.into_values().collect() }
+    }
+
+    /// Starts what is to be kept warm, once there is a runtime to start it on.
+    fn fill(&self) {
+        if self.shared.is_settled() {
+            for entry in self.entries.read().values() {
+                entry.fill();
+            }
+        }
     }
 
     /// Sweeps what a killed predecessor left, then serves until `shutdown` turns true, and returns when every
@@ -331,6 +393,7 @@ impl Bridge {
         if swept > 0 {
             tracing::warn!(swept, "killed processes that an earlier gateway had left");
         }
+        self.fill();
         if let Err(error) = serve::serve(self, shutdown.clone()).await {
             tracing::error!(%error, socket = %self.socket.display(), "the bridge cannot serve its socket");
             let mut shutdown = shutdown;

@@ -3,6 +3,7 @@
 
 mod changes;
 mod check;
+mod children;
 mod credential;
 mod endpoint;
 mod glob;
@@ -13,6 +14,7 @@ mod rule;
 mod watch;
 
 pub use changes::Changes;
+pub use children::{Children, Mode};
 pub use credential::{ClientCredentials, Credential};
 pub use endpoint::{Balance, Breaker, HashBy, Retry};
 pub use glob::{Matcher, covers, overlap};

@@ -71,6 +71,7 @@
 //! src/auth/key_source.rs — a blocking look at a file with an issuer's keys — itself; awaited at once
 //! src/bridge/serve.rs — a task for each connection of the bridge's socket — its client, or the end of `serve`
 //! src/bridge/slot.rs — a task for each child — the child's end; `Bridge::stop_all` asks for it
+//! src/bridge/supervisor.rs — a task for each child that is kept warm — the same, and it goes on as the child's task
 //! src/bridge/spawn.rs — a child, in a process group of its own — `Process::end`
 //! src/bridge/spawn.rs — a blocking search for descendants that left the group — itself; awaited at once
 //! src/catalog/watch.rs — a blocking read of the catalog — itself; awaited at once

@@ -23,15 +23,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{HeaderMap, Method, Response, StatusCode};
+use ::http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
 use crate::auth::{Allowed, Caller, Policy, Rulebook};
 use crate::catalog::{Remote, RemoteKind, Runtime, Server, ServerId, Snapshot, Timeouts};
-use crate::egress;
 use crate::telemetry::{Meters, ServerMeters};
+use crate::{bridge, egress};
 pub use activity::Activity;
 pub use attempt::Attempt;
 pub use breaker::Fault;
@@ -83,6 +83,15 @@ pub struct Outgoing {
     pub body: Bytes,
     /// How it is treated.
     pub treatment: Treatment,
+}
+
+/// Tells a local server's side who calls; a remote server is not told.
+pub fn introduce(server: &Server, caller: &Caller, headers: &mut HeaderMap) {
+    if matches!(server.runtime, Runtime::Local(_))
+        && let Ok(number) = HeaderValue::try_from(format!("{:032x}", caller.id))
+    {
+        headers.insert(bridge::CALLER, number);
+    }
 }
 
 /// Where a call goes: a server, and the endpoint if its session is pinned to one.

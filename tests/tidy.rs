@@ -28,7 +28,7 @@ const LONG_FILES: &[(&str, usize)] = &[];
 /// Functions that are longer (`file name`), with their length. May only shrink.
 const LONG_FUNCTIONS: &[(&str, usize)] = &[
     // A table: one row for each metric.
-    ("src/telemetry/metrics.rs new", 104),
+    ("src/telemetry/metrics.rs new", 93),
 ];
 
 /// Who may name Pingora's crates: a room, or a file.

@@ -17,7 +17,7 @@ use crate::Failure;
 pub(crate) struct Gateway {
     child: Child,
     pub(crate) address: SocketAddr,
-    _home: TempDir,
+    home: TempDir,
 }
 
 /// This program holds as many sockets as the gateway.
@@ -52,7 +52,12 @@ impl Gateway {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(Self { child, address, _home: home })
+        Ok(Self { child, address, home })
+    }
+
+    /// Its folder, in which its children work.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
     }
 
     /// Resident memory in KiB.

@@ -9,6 +9,7 @@
     reason = "a measuring program starts processes and tasks of its own and prints its result"
 )]
 
+mod churn;
 mod gateway;
 mod good;
 mod neighbour;
@@ -32,6 +33,9 @@ pub(crate) struct Options {
     /// Slow connections at once.
     #[arg(long, default_value_t = 4_000)]
     connections: usize,
+    /// Clients that come and go in each mode of local servers; 10000 is the full number.
+    #[arg(long, default_value_t = 1_000)]
+    cycles: usize,
     /// Only these ids; may be repeated.
     #[arg(long, value_name = "ID")]
     only: Vec<String>,
@@ -83,6 +87,9 @@ fn run(options: &Options) -> Result<bool, Failure> {
     }
     if wanted("L07") {
         all &= told(&runtime.block_on(neighbour::stand(options))?);
+    }
+    if wanted("F06") {
+        all &= told(&runtime.block_on(churn::stand(options))?);
     }
     Ok(all)
 }

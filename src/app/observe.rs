@@ -29,6 +29,14 @@ impl Observer for Counted {
         self.0.server(server.as_str()).child_restarted();
     }
 
+    fn living(&self, server: &ServerId, count: usize) {
+        self.0.server(server.as_str()).children(count);
+    }
+
+    fn refused(&self, server: &ServerId, bound: &'static str) {
+        self.0.server(server.as_str()).child_refused(bound);
+    }
+
     fn rubbish(&self, server: &ServerId) {
         self.0.server(server.as_str()).rubbish_line();
     }

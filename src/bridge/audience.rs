@@ -115,6 +115,20 @@ impl Audience {
         });
     }
 
+    /// Whether any session listens.
+    pub(super) fn has_streams(&self) -> bool {
+        let mut members = self.members.lock();
+        members.retain(|_, member| member.prune());
+        members.values().any(|member| member.stream.is_some())
+    }
+
+    /// Whether nobody listens and nobody subscribed.
+    pub(super) fn is_empty(&self) -> bool {
+        let mut members = self.members.lock();
+        members.retain(|_, member| member.prune());
+        members.is_empty()
+    }
+
     /// Ends every stream.
     pub(super) fn close(&self) {
         for (_, member) in self.members.lock().drain() {

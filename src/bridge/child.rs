@@ -12,13 +12,16 @@ use tokio::process::ChildStdin;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::berths::Berth;
 use super::desk::{Desk, Turn};
 use super::failure::{Death, Failure};
 use super::frame::{Cut, Lines, STDERR_LINE_BYTES_MAX, Tail};
 use super::live::{Command, Live, Order, Stage};
 use super::mailbox::Last;
-use super::opening::Opened;
+use super::opening::{First, Opened};
+use super::peer::Peer;
 use super::quiet::Quiet;
+use super::record::Trial;
 use super::slot::Slot;
 use super::spawn::{self, Process, read};
 use super::starts::Life;
@@ -36,15 +39,17 @@ pub(super) struct Job {
     pub(super) slot: Arc<Slot>,
     pub(super) live: Arc<Live>,
     pub(super) commands: mpsc::Receiver<Command>,
-    /// The era it is opened for.
-    pub(super) modern: bool,
-    /// How long to wait before the start.
-    pub(super) delay: Duration,
+    /// What it is told first.
+    pub(super) first: First,
+    /// Its place among all children.
+    pub(super) berth: Berth,
+    /// Whether it is not known yet that it can start at all.
+    pub(super) trial: Option<Trial>,
 }
 
-/// Lives through one child.
-pub(super) async fn run(job: Job) {
-    let Job { slot, live, commands, modern, delay } = job;
+/// Starts a child after a delay, and lives through it.
+pub(super) async fn run(job: Job, delay: Duration) {
+    let Job { slot, live, .. } = &job;
     let mut order = live.order.subscribe();
     let held_back = tokio::select! {
         () = tokio::time::sleep(delay) => false,
@@ -54,30 +59,43 @@ pub(super) async fn run(job: Job) {
     let spawned = if held_back { None } else { Some(spawn::spawn(&slot.local, marker)) };
     let process = match spawned {
         Some(Ok(process)) => process,
-        Some(Err(error)) => return stillborn(&slot, &live, commands, spawn_failed(&slot, &error)),
-        None => return stillborn(&slot, &live, commands, Death::meant("was stopped")),
+        Some(Err(error)) => {
+            let death = Death::not_spawned(&slot.local, &error);
+            return stillborn(job, death);
+        }
+        None => return stillborn(job, Death::meant("was stopped")),
     };
-    let pid = process.pid;
-    live.pid.store(pid, Ordering::Relaxed);
-    slot.shared.table.add(pid);
-    slot.shared.observer.started(&slot.id);
-    tracing::debug!(server = %slot.id, pid, modern, "child started");
+    slot.shared.born(&slot.id, live, process.pid);
+    live_through(job, process, Vec::new(), Instant::now()).await;
+}
 
+/// Lives through a child that was started at `since` and wrote `stderr` so far.
+pub(super) async fn live_through(job: Job, process: Process, stderr: Vec<String>, since: Instant) {
+    let Job { slot, live, commands, first, berth, trial } = job;
     let total = slot.server.load().timeouts.total;
-    let desk = Desk::new(modern, Arc::clone(&slot.audience), total);
+    let peer = slot.outlet.clone().map(Peer::new);
+    let desk = Desk::new(&first, Arc::clone(&slot.audience), total, peer);
+    let mut tail = Tail::new(OWN_STDERR_BYTES_MAX);
+    stderr.into_iter().for_each(|line| tail.push(line));
     let worker = Worker {
         lines: Lines::new(slot.shared.limits.line_bytes_max),
         errors: Lines::new(STDERR_LINE_BYTES_MAX),
-        tail: Tail::new(OWN_STDERR_BYTES_MAX),
+        tail,
         rubbish: Quiet::default(),
         chatter: Quiet::default(),
-        since: Instant::now(),
+        since,
+        opened_for: Instant::now(),
         ready_since: None,
+        heard: Instant::now(),
+        pinged: None,
+        aged: false,
         desk,
         process,
         commands,
         slot,
         live,
+        berth,
+        trial,
     };
     worker.live_through().await;
 }
@@ -87,23 +105,22 @@ async fn ordered(order: &mut watch::Receiver<Order>) {
     drop(order.wait_for(|order| *order != Order::Run).await);
 }
 
-fn spawn_failed(slot: &Slot, error: &io::Error) -> Death {
-    Death::new("spawn_failed", format!("could not be started: {}: {error}", slot.local.command))
-}
-
 /// There was no process: everybody who waited is told.
-fn stillborn(slot: &Slot, live: &Arc<Live>, mut commands: mpsc::Receiver<Command>, death: Death) {
+fn stillborn(job: Job, death: Death) {
+    let Job { slot, live, mut commands, berth, trial, .. } = job;
+    drop(trial);
     if !death.meant {
         tracing::warn!(server = %slot.id, error = %death.what, "child could not be started");
     }
     let death = Arc::new(death);
-    slot.ended(live, &death, Life { ready: None, useful: false, killed: false });
+    slot.ended(&live, &death, 0, Life { ready: None, useful: false, killed: false });
     turn_away(&mut commands, (!death.meant).then_some(&death));
-    slot.over(live, &death);
+    drop(berth);
+    live.stage.send_replace(Stage::Over(death));
 }
 
 /// Answers what is still in the queue. Without a death to blame it is safe to try again.
-fn turn_away(commands: &mut mpsc::Receiver<Command>, death: Option<&Arc<Death>>) {
+pub(super) fn turn_away(commands: &mut mpsc::Receiver<Command>, death: Option<&Arc<Death>>) {
     commands.close();
     while let Ok(command) = commands.try_recv() {
         if let Command::Call(call) = command {
@@ -124,8 +141,17 @@ struct Worker {
     tail: Tail,
     rubbish: Quiet,
     chatter: Quiet,
+    /// When the process was started, and when it was told its first message.
     since: Instant,
+    opened_for: Instant,
     ready_since: Option<Instant>,
+    /// When it last wrote something, and when it was asked because it did not.
+    heard: Instant,
+    pinged: Option<Instant>,
+    /// Whether it was too old, and takes no new calls.
+    aged: bool,
+    berth: Berth,
+    trial: Option<Trial>,
 }
 
 impl Worker {
@@ -143,22 +169,22 @@ impl Worker {
             killed: death.killed,
         };
         let death = Arc::new(death);
-        let Self { slot, live, process, mut commands, mut desk, .. } = self;
+        let Self { slot, live, process, mut commands, mut desk, berth, trial, .. } = self;
+        drop(trial);
         let pid = process.pid;
         // First the calls, so that nobody waits for the processes.
-        slot.ended(&live, &death, life);
+        slot.ended(&live, &death, pid, life);
         live.pid.store(0, Ordering::Relaxed);
         desk.fail(&death);
         turn_away(&mut commands, (!death.meant && life.ready.is_none()).then_some(&death));
         if death.meant {
             tracing::info!(server = %slot.id, pid, what = %death.what, "child stopped");
         } else {
-            tracing::warn!(server = %slot.id, pid, what = %death.what, "child ended");
+            tracing::warn!(server = %slot.id, pid, reason = death.reason, what = %death.what, "child ended");
         }
         process.end().await;
-        slot.shared.table.remove(pid);
-        slot.shared.observer.exited(&slot.id, death.meant);
-        slot.over(&live, &death);
+        slot.shared.buried(&slot.id, pid, death.meant, berth);
+        live.stage.send_replace(Stage::Over(death));
     }
 
     /// Moves bytes until there is a reason to end.
@@ -169,13 +195,9 @@ impl Worker {
         let mut stalled: Option<Instant> = None;
         let mut stop_at: Option<Instant> = None;
         loop {
-            if let Order::Stop(within) = *order.borrow_and_update() {
-                let at = Instant::now() + within;
-                let at = stop_at.map_or(at, |before: Instant| before.min(at));
-                stop_at = Some(at);
-                if Instant::now() >= at || (self.desk.is_idle() && self.commands.is_empty()) {
-                    return Death::meant("was stopped");
-                }
+            let told = *order.borrow_and_update();
+            if let Some(death) = self.obey(told, &mut stop_at) {
+                return death;
             }
             if self.desk.out.is_empty() {
                 stalled = None;
@@ -187,6 +209,7 @@ impl Worker {
             let Process { child, stdin, stdout, stderr, .. } = process;
             tokio::select! {
                 open = read(stdout, lines.buffer()) => {
+                    (self.heard, self.pinged) = (Instant::now(), None);
                     self.take_lines();
                     if !open {
                         self.process.stdout = None;
@@ -224,11 +247,32 @@ impl Worker {
         }
     }
 
+    /// What an order means now.
+    fn obey(&mut self, order: Order, stop_at: &mut Option<Instant>) -> Option<Death> {
+        let is_idle = self.desk.is_idle() && self.commands.is_empty();
+        match order {
+            Order::Run => None,
+            Order::Leave if is_idle && !self.slot.is_watched() => Some(Death::meant("made room for another")),
+            Order::Leave => {
+                self.live.stay();
+                self.slot.shared.berths.stir();
+                None
+            }
+            Order::Stop(within) => {
+                let now = Instant::now();
+                let at = stop_at.map_or(now + within, |before| before.min(now + within));
+                *stop_at = Some(at);
+                (now >= at || is_idle).then(|| Death::meant("was stopped"))
+            }
+        }
+    }
+
     /// How often the clock is looked at: fine enough for the shortest deadline, and no more than 50 times a second.
     fn pace(&self) -> Duration {
         let timeouts = &self.slot.server.load().timeouts;
-        let shortest =
-            timeouts.total.min(timeouts.start).min(self.slot.local.idle_timeout.unwrap_or(Duration::MAX));
+        let bounds = self.slot.bounds();
+        let others = [self.slot.local.idle_timeout, bounds.max_age, bounds.hang_timeout];
+        let shortest = others.into_iter().flatten().fold(timeouts.total.min(timeouts.start), Duration::min);
         (shortest / 10).clamp(Duration::from_millis(20), Duration::from_secs(1))
     }
 
@@ -237,6 +281,7 @@ impl Worker {
             || !self.desk.is_open()
             || !self.desk.out.is_empty()
             || self.slot.local.idle_timeout.is_some()
+            || self.slot.bounds().max_age.is_some()
     }
 
     fn clock(&mut self, stalled: Option<Instant>) -> Option<Death> {
@@ -245,7 +290,7 @@ impl Worker {
         if let Some(turn) = self.desk.tick(now) {
             self.turn(turn);
         }
-        if !self.desk.is_open() && now >= self.since + timeouts.start {
+        if !self.desk.is_open() && now >= self.opened_for + timeouts.start {
             let what = format!("did not answer its first message within {:?}", timeouts.start);
             return Some(Death::new("start_timeout", what));
         }
@@ -253,9 +298,36 @@ impl Worker {
         if stalled.is_some_and(|since| now >= since + patience) {
             return Some(Death::new("child_hung", format!("read nothing for {patience:?}")));
         }
+        if let Some(death) = self.silence(now) {
+            return Some(death);
+        }
+        let is_old = self.slot.bounds().max_age.is_some_and(|age| now >= self.since + age);
+        if is_old && !std::mem::replace(&mut self.aged, true) {
+            tracing::info!(server = %self.slot.id, pid = self.process.pid, "child is as old as it may be");
+            self.slot.replace(&self.live);
+            self.live.stop(timeouts.total);
+        }
+        if self.slot.is_session() && self.slot.is_watched() {
+            self.desk.active = now;
+        }
         let idle = self.slot.local.idle_timeout?;
         let unused = self.desk.is_open() && self.desk.is_idle() && self.commands.is_empty();
         (unused && now >= self.desk.active + idle).then(|| Death::meant(format!("had no call for {idle:?}")))
+    }
+
+    /// A child that says nothing while calls wait is asked, and given up if it does not answer that either.
+    fn silence(&mut self, now: Instant) -> Option<Death> {
+        let patience = self.slot.bounds().hang_timeout?;
+        let waits = self.desk.waits()?;
+        if let Some(pinged) = self.pinged {
+            let what = || format!("did not answer a ping within {patience:?} while calls waited");
+            return (now >= pinged + patience).then(|| Death::new("child_hung", what()));
+        }
+        if now >= waits.max(self.heard) + patience {
+            self.desk.ping();
+            self.pinged = Some(now);
+        }
+        None
     }
 
     fn take_lines(&mut self) {
@@ -302,6 +374,8 @@ impl Worker {
                     Opened::Legacy(_) => "legacy",
                 };
                 tracing::info!(server = %self.slot.id, pid = self.process.pid, era, "child ready");
+                self.trial = None;
+                self.live.touch();
                 self.live.stage.send_replace(Stage::Ready(Arc::new(opened)));
             }
             Turn::LegacyOnly => {
@@ -337,7 +411,7 @@ impl Worker {
         } else if let Some(dropped) = self.chatter.admit() {
             tracing::info!(server = %self.slot.id, dropped, stderr = %line);
         }
-        self.slot.stderr.lock().push(line.clone());
+        self.slot.record.stderr.lock().push(line.clone());
         self.tail.push(line);
     }
 

@@ -16,7 +16,8 @@ use super::failure::{Death, Failure};
 use super::frame::{Ends, rewrite};
 use super::live::{Call, Command, Pending};
 use super::mailbox::{Last, Mailbox};
-use super::opening::{FIRST_TICKET, Opened, Opening, Step};
+use super::opening::{FIRST_TICKET, First, Opened, Opening, PROBE, Step};
+use super::peer::Peer;
 use crate::mcp::{Code, Id, RpcError};
 
 /// Calls are taken from the queue while less than this waits to be read by the child: it is a few pipes full.
@@ -50,6 +51,10 @@ pub(super) struct Desk {
     pub(super) active: Instant,
     /// How many calls it answered.
     pub(super) answered: u64,
+    /// The one client, if the child is its own.
+    peer: Option<Peer>,
+    /// Since when calls have waited without a break.
+    pub(super) waiting: Option<Instant>,
 }
 
 /// A message of the child, as far as we read it.
@@ -74,6 +79,8 @@ struct NoteParams<'a> {
     token: Option<&'a RawValue>,
     #[serde(default)]
     uri: Option<String>,
+    #[serde(rename = "requestId", borrow, default)]
+    request: Option<&'a RawValue>,
     #[serde(rename = "_meta", borrow, default)]
     meta: Option<NoteMeta<'a>>,
 }
@@ -86,19 +93,21 @@ struct NoteMeta<'a> {
 
 impl Desk {
     /// The table of a child that is opened for one era. Calls get `total` to be answered.
-    pub(super) fn new(modern: bool, audience: Arc<Audience>, total: Duration) -> Self {
+    pub(super) fn new(first: &First, audience: Arc<Audience>, total: Duration, peer: Option<Peer>) -> Self {
         let mut out = BytesMut::new();
-        let opening = Opening::begin(modern, |line| out.extend_from_slice(line));
+        let opening = Opening::begin(first, |line| out.extend_from_slice(line));
         Self {
             pending: HashMap::new(),
             opening,
             audience,
-            legacy: !modern,
+            legacy: !matches!(first, First::Modern),
             total,
             out,
             grown: false,
             active: Instant::now(),
             answered: 0,
+            peer,
+            waiting: None,
         }
     }
 
@@ -128,6 +137,20 @@ impl Desk {
         self.grown |= self.out.len() > OUT_BYTES_MAX;
     }
 
+    /// Asks a silent child whether it lives.
+    pub(super) fn ping(&mut self) {
+        let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":{PROBE},\"method\":\"ping\"}}\n");
+        self.out.extend_from_slice(line.as_bytes());
+    }
+
+    /// Since when a call waits that has a deadline; streams that listen may be silent for long.
+    pub(super) fn waits(&mut self) -> Option<Instant> {
+        if !self.pending.values().any(|pending| pending.deadline.is_some()) {
+            self.waiting = None;
+        }
+        self.waiting
+    }
+
     /// Whether no call is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.pending.is_empty()
@@ -137,7 +160,16 @@ impl Desk {
     pub(super) fn command(&mut self, command: Command) {
         match command {
             Command::Call(call) => self.call(call),
-            Command::Notify(line) => self.out.extend_from_slice(&line),
+            Command::Notify(line) => {
+                self.active = Instant::now();
+                self.out.extend_from_slice(&line);
+            }
+            Command::Answer { id, line } => {
+                self.active = Instant::now();
+                if self.peer.as_mut().is_some_and(|peer| peer.answered(&id)) {
+                    self.out.extend_from_slice(&line);
+                }
+            }
             Command::Cancel { session, id } => self.cancel(session.as_deref(), &id),
         }
     }
@@ -152,6 +184,13 @@ impl Desk {
             return;
         }
         self.active = Instant::now();
+        if let Some(peer) = &self.peer {
+            peer.hand_over(&pending.mailbox);
+        }
+        if self.pending.is_empty() {
+            self.waiting = None;
+        }
+        self.waiting.get_or_insert(self.active);
         self.out.extend_from_slice(&line);
         self.pending.insert(ticket, pending);
     }
@@ -181,7 +220,7 @@ impl Desk {
     pub(super) fn line(&mut self, line: &[u8]) -> Option<Turn> {
         let Ok(message) = serde_json::from_slice::<Inbound<'_>>(line) else { return Some(Turn::Rubbish) };
         match (&message.method, message.id) {
-            (Some(method), Some(id)) => self.request(method, id),
+            (Some(method), Some(id)) => self.request(line, method, id),
             (Some(method), None) => self.notification(line, method, message.params),
             (None, Some(id)) if message.result.is_some() || message.error.is_some() => {
                 let Ok(ticket) = id.get().parse::<u64>() else { return Some(Turn::Rubbish) };
@@ -240,13 +279,23 @@ impl Desk {
         (all.next().is_none() && pending.deadline.is_some()).then_some(*ticket)
     }
 
-    /// A shared child was told that its client has no capabilities, so it may ask for nothing but a ping.
-    fn request(&mut self, method: &str, id: &RawValue) {
+    /// A child of one client asks that client. A shared one was told that its client has no capabilities, so it may
+    /// ask for nothing but a ping.
+    fn request(&mut self, line: &[u8], method: &str, id: &RawValue) {
         let Some(id) = Id::from_json(id.get()) else { return };
+        if let Some(peer) = &mut self.peer {
+            let calls = self.pending.iter().map(|(ticket, pending)| (*ticket, &*pending.mailbox));
+            if peer.asks(line, method, &id, calls) {
+                return;
+            }
+        }
         let answer = if method == "ping" {
             Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}}}}"#, id.as_json()))
         } else {
-            let message = "this client has no capabilities".to_owned();
+            let message = match self.peer {
+                Some(_) => "the client cannot be asked now".to_owned(),
+                None => "this client has no capabilities".to_owned(),
+            };
             RpcError { code: Code::METHOD_NOT_FOUND, message, data: None }.to_message(Some(&id))
         };
         // A child that asks and does not read gets no answer, instead of our memory.
@@ -264,6 +313,13 @@ impl Desk {
                 let id = pending.id.as_json();
                 note(&pending.mailbox, rewrite(line, &[(Some(subscription), id)]));
             }
+            return;
+        }
+        if method != "notifications/progress"
+            && let Some(peer) = &mut self.peer
+        {
+            let calls = self.pending.iter().map(|(ticket, pending)| (*ticket, &*pending.mailbox));
+            peer.tells(line, method, params.request, calls);
             return;
         }
         match method {
@@ -334,6 +390,9 @@ impl Desk {
         }
         if self.legacy {
             self.audience.unsubscribe_all();
+        }
+        if let Some(peer) = &self.peer {
+            peer.gone();
         }
     }
 }

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde_json::json;
 
-use crate::catalog::ServerId;
+use super::berths::Cap;
+use crate::catalog::{Local, ServerId};
 use crate::mcp::{Code, Id, RpcError};
 use crate::sandbox;
 
@@ -42,6 +43,10 @@ pub(super) enum Failure {
     Closed,
     /// A modern request for a server that speaks the legacy era only.
     LegacyOnly,
+    /// As many children run as may, and none of them is idle.
+    Full(Cap),
+    /// The session's own child is gone, and the session with it.
+    NoSession,
 }
 
 /// How a child ended.
@@ -65,6 +70,11 @@ impl Death {
     /// An end of that reason that was not meant.
     pub(super) fn new(reason: &'static str, what: impl Into<String>) -> Self {
         Self { reason, what: what.into(), stderr: Vec::new(), meant: false, killed: false, code: None }
+    }
+
+    /// There was no process at all.
+    pub(super) fn not_spawned(local: &Local, error: &std::io::Error) -> Self {
+        Self::new("spawn_failed", format!("could not be started: {}: {error}", local.command))
     }
 
     /// An end by order.
@@ -126,12 +136,7 @@ impl Failure {
             Self::Refused(death, after) => {
                 told.status = StatusCode::SERVICE_UNAVAILABLE;
                 told.retry_after = Some(*after);
-                let message = format!(
-                    "server '{server}' failed to start too often and is not started again for {} s; the last time it {}",
-                    after.as_secs().max(1),
-                    death.what
-                );
-                (Code::UNAVAILABLE, message)
+                (Code::UNAVAILABLE, refused(server, death, *after))
             }
             Self::LineTooLong(bytes_max) => {
                 let message =
@@ -156,6 +161,16 @@ impl Failure {
                 told.retry_after = Some(Duration::from_secs(1));
                 (Code::UNAVAILABLE, format!("server '{server}' is being stopped"))
             }
+            Self::Full(cap) => {
+                told.status = StatusCode::SERVICE_UNAVAILABLE;
+                told.retry_after = Some(Duration::from_secs(1));
+                (Code::UNAVAILABLE, cap.sentence(server))
+            }
+            Self::NoSession => {
+                told.status = StatusCode::NOT_FOUND;
+                told.outcome = "rpc_error";
+                (Code::NOT_FOUND, String::new())
+            }
             Self::LegacyOnly => {
                 told.status = StatusCode::NOT_FOUND;
                 told.outcome = "rpc_error";
@@ -163,6 +178,10 @@ impl Failure {
                 (Code::METHOD_NOT_FOUND, message)
             }
         };
+        if matches!(self, Self::NoSession) {
+            // In the words of the SDKs' servers, and without an id, as they do.
+            return Told { body: no_session(), ..told };
+        }
         told.body = RpcError { code, message, data: Some(data) }.to_message(id);
         told
     }
@@ -177,6 +196,53 @@ impl Failure {
             Self::Busy => "too_many_calls",
             Self::Refused(..) => "start_limit",
             Self::LegacyOnly => "legacy_server",
+            Self::NoSession => "no_session",
+            Self::Full(cap) => cap.word(),
+        }
+    }
+}
+
+/// What is said of a server that is left alone.
+fn refused(server: &ServerId, death: &Death, after: Duration) -> String {
+    let (after, what) = (after.as_secs().max(1), &death.what);
+    format!(
+        "server '{server}' failed to start too often and is not started again for {after} s; the last time it {what}"
+    )
+}
+
+/// What is said of a session that is not there.
+pub(super) fn no_session() -> Bytes {
+    RpcError { code: Code::NOT_FOUND, message: "Session not found".to_owned(), data: None }.to_message(None)
+}
+
+impl Cap {
+    /// The keys of all of them.
+    pub(super) const WORDS: [&'static str; 3] = ["max_per_caller", "max_processes", "limits.children"];
+
+    /// Its key, for programs.
+    pub(super) fn word(self) -> &'static str {
+        let [caller, server, process] = Self::WORDS;
+        match self {
+            Self::Caller(_) => caller,
+            Self::Server(_) => server,
+            Self::Process(_) => process,
+        }
+    }
+
+    /// Which bound it is, for the caller.
+    pub(super) fn sentence(self, server: &ServerId) -> String {
+        match self {
+            Self::Caller(max) => {
+                format!(
+                    "server '{server}' runs as many processes for this caller as it may: {max} (max_per_caller)"
+                )
+            }
+            Self::Server(max) => {
+                format!("server '{server}' runs as many processes as it may: {max} (max_processes)")
+            }
+            Self::Process(max) => {
+                format!("the gateway runs as many processes as it may: {max} (limits.children)")
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The handle to one running child: how calls, orders and news get to its task and back.
 //! Not here: the task itself (`child`) or who decides that there is a child (`slot`).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use super::failure::{Death, Failure};
 use super::frame::one_line;
 use super::mailbox::{Mailbox, Reader};
 use super::opening::{FIRST_TICKET, Opened};
+use super::slot::Slot;
 use crate::catalog::Timeouts;
 use crate::conf::Limits;
 use crate::mcp::{Id, Message, Method};
@@ -31,6 +32,13 @@ pub(super) enum Command {
         session: Option<Box<str>>,
         /// The client's own id of it.
         id: Id,
+    },
+    /// What a client answered to a request of its own child.
+    Answer {
+        /// The child's id of it.
+        id: Id,
+        /// The line, its end included.
+        line: Vec<u8>,
     },
 }
 
@@ -73,6 +81,7 @@ pub(super) struct Flight(Arc<Live>);
 
 impl Drop for Flight {
     fn drop(&mut self) {
+        self.0.touch();
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -95,6 +104,8 @@ pub(super) enum Stage {
 pub(super) enum Order {
     /// Go on.
     Run,
+    /// Stop if there is nothing to do: another child needs the place.
+    Leave,
     /// Finish the calls in flight within this time, then stop.
     Stop(Duration),
 }
@@ -116,6 +127,12 @@ pub(super) struct Live {
     pub(super) pid: AtomicU32,
     /// When it was started.
     pub(super) started_at: SystemTime,
+    /// Whose it is; nobody's while it is kept ready.
+    slot: OnceLock<Weak<Slot>>,
+    born: Instant,
+    /// Milliseconds from `born` to its last use.
+    used_ms: AtomicU64,
+    proven: AtomicBool,
 }
 
 impl Live {
@@ -133,6 +150,10 @@ impl Live {
             stage: watch::Sender::new(Stage::Starting),
             pid: AtomicU32::new(0),
             started_at: SystemTime::now(),
+            slot: OnceLock::new(),
+            born: Instant::now(),
+            used_ms: AtomicU64::new(0),
+            proven: AtomicBool::new(false),
         };
         (Arc::new(live), commands)
     }
@@ -148,6 +169,7 @@ impl Live {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, admit)
             .map_err(|_| Failure::Busy)?;
         let flight = Flight(Arc::clone(self));
+        self.touch();
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let mailbox = Mailbox::new(limits.child_queue_max);
         let token = request.message.params.meta.progress_token();
@@ -205,11 +227,72 @@ impl Live {
         Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 
+    /// Says whose it is; only the first time counts.
+    pub(super) fn belongs_to(&self, slot: &Arc<Slot>) {
+        drop(self.slot.set(Arc::downgrade(slot)));
+    }
+
+    /// It is used.
+    pub(super) fn touch(&self) {
+        let age = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.used_ms.fetch_max(age, Ordering::Relaxed);
+    }
+
+    /// Since when nobody uses it: no call is in flight and no stream is open.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let is_watched = || self.slot.get().and_then(Weak::upgrade).is_some_and(|slot| slot.is_watched());
+        let is_busy = self.slot.get().is_some() && matches!(*self.stage.borrow(), Stage::Starting);
+        let used = Duration::from_millis(self.used_ms.load(Ordering::Relaxed));
+        (self.in_flight() == 0 && !is_busy && !is_watched()).then(|| self.born + used)
+    }
+
+    /// Asks it to stop unless it has something to do.
+    pub(super) fn evict(&self) {
+        self.order.send_if_modified(|order| {
+            let runs = *order == Order::Run;
+            if runs {
+                *order = Order::Leave;
+            }
+            runs
+        });
+    }
+
+    /// It had something to do, and stays.
+    pub(super) fn stay(&self) {
+        self.order.send_if_modified(|order| {
+            if *order == Order::Leave {
+                *order = Order::Run;
+            }
+            false
+        });
+    }
+
+    /// Whether it has an owner.
+    pub(super) fn is_assigned(&self) -> bool {
+        self.slot.get().is_some()
+    }
+
+    /// Whether it has no owner and is too young to show that the server can start at all.
+    pub(super) fn is_unproven(&self) -> bool {
+        let ended = matches!(*self.stage.borrow(), Stage::Ended(_) | Stage::Over(_));
+        !self.is_assigned() && !ended && !self.proven.load(Ordering::Relaxed)
+    }
+
+    /// It has lived for a while without an owner.
+    pub(super) fn prove(&self) {
+        self.proven.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was told to end.
+    pub(super) fn is_leaving(&self) -> bool {
+        *self.order.borrow() != Order::Run
+    }
+
     /// Orders it to stop. The shorter time counts if it was told before.
     pub(super) fn stop(&self, within: Duration) {
         self.order.send_if_modified(|order| {
             let sooner = match *order {
-                Order::Run => true,
+                Order::Run | Order::Leave => true,
                 Order::Stop(before) => within < before,
             };
             if sooner {

@@ -100,6 +100,13 @@ impl Mailbox {
         }
     }
 
+    /// Takes the notifications that nobody read yet.
+    pub(super) fn take_notes(&self) -> Vec<Bytes> {
+        let mut inner = self.inner.lock();
+        inner.bytes = 0;
+        inner.notes.drain(..).collect()
+    }
+
     /// Whether nobody will read it any more.
     pub(super) fn is_gone(&self) -> bool {
         self.inner.lock().gone

@@ -21,12 +21,25 @@ use crate::mcp::{Id, Revision};
 pub(super) const FIRST_TICKET: u64 = 16;
 const DISCOVER: u64 = 1;
 const PING: u64 = 2;
-const INITIALIZE: u64 = 3;
+pub(super) const INITIALIZE: u64 = 3;
+/// Asks a child that says nothing whether it lives.
+pub(super) const PROBE: u64 = 4;
 
 /// A probe without an answer is followed by a ping after this time.
 const PING_AFTER: Duration = Duration::from_secs(2);
 /// A server that answered the ping and not the probe before it gets this long to do so.
 const PROBE_GRACE: Duration = Duration::from_millis(500);
+
+/// What a child is told first.
+#[derive(Debug)]
+pub(super) enum First {
+    /// `server/discover`.
+    Modern,
+    /// An `initialize` of ours, without capabilities.
+    Legacy,
+    /// A client's own `initialize` as a line, with the id [`INITIALIZE`].
+    Client(Vec<u8>),
+}
 
 /// A child that is ready.
 #[derive(Debug)]
@@ -74,6 +87,11 @@ impl Handshake {
         self.member == "result"
     }
 
+    /// The answer to the client whose own `initialize` it was: byte by byte.
+    pub(super) fn own_answer(&self, id: &Id) -> Bytes {
+        Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{},"{}":{}}}"#, id.as_json(), self.member, self.value))
+    }
+
     /// The answer to a client's `initialize`. A client that asks for an older legacy revision than the server
     /// chose gets its own; all else is what the server said, byte by byte.
     pub(super) fn answer(&self, id: &Id, asked: Option<&str>) -> Bytes {
@@ -111,17 +129,25 @@ pub(super) enum Opening {
         /// When the ping was answered.
         ponged: Option<Instant>,
     },
-    /// `initialize` was sent, or is about to be.
-    Initializing,
+    /// `initialize` was sent.
+    Initializing {
+        /// Whether it is ours: a client says `notifications/initialized` itself.
+        ours: bool,
+    },
     /// It is over.
     Done,
 }
 
 impl Opening {
-    /// Begins for one era; `send` takes lines.
-    pub(super) fn begin(modern: bool, mut send: impl FnMut(&[u8])) -> Self {
-        if !modern {
-            return Self::initialize(send);
+    /// Begins; `send` takes lines.
+    pub(super) fn begin(first: &First, mut send: impl FnMut(&[u8])) -> Self {
+        match first {
+            First::Modern => {}
+            First::Legacy => return Self::initialize(send),
+            First::Client(line) => {
+                send(line);
+                return Self::Initializing { ours: false };
+            }
         }
         let params = json!({"_meta": {
             "io.modelcontextprotocol/protocolVersion": Revision::V2026_07_28.as_str(),
@@ -140,7 +166,7 @@ impl Opening {
             "clientInfo": client_info(),
         });
         send(&request(INITIALIZE, "initialize", &params));
-        Self::Initializing
+        Self::Initializing { ours: true }
     }
 
     /// Whether it is over.
@@ -168,8 +194,8 @@ impl Opening {
                 ponged.get_or_insert_with(Instant::now);
                 None
             }
-            (Self::Initializing, INITIALIZE) => {
-                if result.is_some() {
+            (Self::Initializing { ours }, INITIALIZE) => {
+                if result.is_some() && *ours {
                     send(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n");
                 }
                 *self = Self::Done;
@@ -246,7 +272,7 @@ mod tests {
     fn a_probe_tells_the_era_by_the_kind_of_answer() {
         let verdict = |result: Option<&str>, error: Option<&str>| {
             let (result, error) = (result.map(raw), error.map(raw));
-            let mut opening = Opening::begin(true, |_| {});
+            let mut opening = Opening::begin(&First::Modern, |_| {});
             matches!(
                 opening.answered(DISCOVER, (result.as_deref(), error.as_deref()), |_| {}),
                 Some(Step::Opened(Opened::Modern))
@@ -262,7 +288,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_that_answers_pings_only_is_legacy() {
         let mut sent = 0;
-        let mut opening = Opening::begin(true, |_| sent += 1);
+        let mut opening = Opening::begin(&First::Modern, |_| sent += 1);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(opening.tick(Instant::now(), |_| sent += 1).is_none());
         assert_eq!(sent, 1);

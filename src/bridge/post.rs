@@ -1,4 +1,4 @@
-//! One POST: what a client's message means to a shared child, and how the answer comes back.
+//! One POST: what a client's message means to its child, and how the answer comes back.
 //! Not here: the socket (`serve`), the child's side (`desk`).
 
 use std::sync::Arc;
@@ -12,10 +12,12 @@ use super::Bridge;
 use super::failure::Failure;
 use super::live::{Command, Stage, Submission};
 use super::mailbox::{Item, Last, Reader};
-use super::opening::Opened;
+use super::opening::{First, INITIALIZE, Opened};
 use super::payload::Payload;
-use super::serve::{Answer, Place, SESSION, empty, events, failed, json, refuse, session};
+use super::serve::{Answer, Place, SESSION, caller, empty, events, failed, json, nobody, refuse, session};
 use super::slot::Slot;
+use super::supervisor::{Absent, Guest};
+use crate::catalog::Mode;
 use crate::mcp::{Era, Id, Kind, Message, Method, MirroredHeaders, ParseLimits, Revision, RpcError, parse};
 
 /// A call that reaches a child at its end was not written to it, and is handed to the next one this often.
@@ -40,11 +42,14 @@ pub(super) async fn answer(bridge: &Arc<Bridge>, place: &Place, headers: &Header
     }
     let id = message.id.and_then(|raw| Id::from_json(raw.get()));
     let modern = is_modern(headers, &message);
-    let request = Post { bridge, place, body, message: &message, session, modern };
+    // The modern era has no sessions.
+    let guest = Guest { caller: caller(headers), session: session.filter(|_| !modern) };
+    let request = Post { bridge, place, body, message: &message, session, modern, guest };
     match (message.kind, id) {
         (Kind::Request, Some(id)) => request.call(&id).await,
         (Kind::Notification, _) => request.notify().await,
-        // Nothing was asked of a client, so nothing waits for what it says.
+        (_, Some(id)) => request.respond(id).await,
+        // An answer without an id answers nothing.
         _ => empty(StatusCode::ACCEPTED),
     }
 }
@@ -65,17 +70,27 @@ struct Post<'a> {
     message: &'a Message<'a>,
     session: Option<&'a str>,
     modern: bool,
+    guest: Guest<'a>,
 }
 
 impl Post<'_> {
     async fn call(&self, id: &Id) -> Answer {
+        let Some(entry) = self.place.entry(self.bridge) else { return nobody(Absent::Instance) };
+        let is_opening = self.message.method == Method::Initialize && !self.modern;
         let mut last = Failure::Unsent;
-        let mut server = None;
         for _ in 0..ATTEMPTS_MAX {
-            let Some(slot) = self.place.slot(self.bridge) else { break };
-            slot.touch();
-            server = Some(slot.id.clone());
-            match self.attempt(&slot, id).await {
+            let attempted = if is_opening && entry.bounds().mode == Mode::PerSession {
+                self.open_session(id).await
+            } else {
+                match self.place.slot(self.bridge, self.guest) {
+                    Ok(slot) => {
+                        slot.record.touch();
+                        self.attempt(&slot, id).await
+                    }
+                    Err(absent) => return nobody(absent),
+                }
+            };
+            match attempted {
                 Ok(answer) => return answer,
                 Err(Failure::Unsent) => {}
                 Err(failure) => {
@@ -84,19 +99,17 @@ impl Post<'_> {
                 }
             }
         }
-        match server {
-            Some(server) => failed(&last, &server, Some(id)),
-            None => refuse(StatusCode::NOT_FOUND, "there is no such server or instance"),
-        }
+        failed(&last, &entry.server.load().id, Some(id))
     }
 
     async fn attempt(&self, slot: &Arc<Slot>, id: &Id) -> Result<Answer, Failure> {
         if !self.modern
+            && !slot.is_session()
             && let Some(answer) = self.answered_here(slot, id).await?
         {
             return Ok(answer);
         }
-        let live = slot.ensure(self.modern)?;
+        let live = slot.ensure(self.modern).await?;
         let server = slot.server.load();
         let submission = Submission {
             body: self.body,
@@ -108,6 +121,31 @@ impl Post<'_> {
         };
         let reader = live.submit(&submission, &self.bridge.shared.limits).await?;
         self.first(slot, id, reader).await
+    }
+
+    /// A session with a child of its own, which gets the client's own `initialize`.
+    async fn open_session(&self, id: &Id) -> Result<Answer, Failure> {
+        let session = super::random_hex::<16>().map_err(|_| Failure::Closed)?;
+        // The newest entry: a changed server may be another one by now.
+        let entry = self.place.entry(self.bridge).ok_or(Failure::Closed)?;
+        let slot = entry.new_session(&session, self.guest.caller).ok_or(Failure::Unsent)?;
+        // A client that leaves before it knows its session leaves none behind.
+        let unknown = Unknown(Some(slot));
+        let Some(slot) = &unknown.0 else { return Err(Failure::Closed) };
+        slot.record.touch();
+        let line = super::frame::one_line(self.body, &[(self.message.id, &INITIALIZE.to_string())]);
+        let opened = slot.begin(First::Client(line)).await?.ready().await;
+        let opened =
+            opened.map_err(|death| if death.meant { Failure::Unsent } else { Failure::Died(death) })?;
+        let Opened::Legacy(handshake) = &*opened else { return Err(Failure::Unsent) };
+        let mut answer = json(StatusCode::OK, handshake.own_answer(id));
+        if handshake.is_result()
+            && let Ok(session) = HeaderValue::try_from(session)
+        {
+            answer.headers_mut().insert(SESSION, session);
+            unknown.keep();
+        }
+        Ok(answer)
     }
 
     /// Waits for the first thing said to a call: an answer is JSON, all else begins a stream.
@@ -159,7 +197,8 @@ impl Post<'_> {
 
     async fn initialize(&self, slot: &Arc<Slot>, id: &Id) -> Result<Answer, Failure> {
         let opened = slot
-            .ensure(false)?
+            .ensure(false)
+            .await?
             .ready()
             .await
             .map_err(|death| if death.meant { Failure::Unsent } else { Failure::Died(death) })?;
@@ -174,14 +213,34 @@ impl Post<'_> {
         Ok(answer)
     }
 
+    /// What a client answers to its own child; a shared one asks for nothing.
+    async fn respond(&self, id: Id) -> Answer {
+        let slot = match self.place.slot(self.bridge, self.guest) {
+            Ok(slot) => slot,
+            Err(absent) => return nobody(absent),
+        };
+        if slot.is_session()
+            && let Some(live) = slot.legacy()
+        {
+            live.touch();
+            live.tell(Command::Answer { id, line: super::frame::one_line(self.body, &[]) }).await;
+        }
+        empty(StatusCode::ACCEPTED)
+    }
+
     async fn notify(&self) -> Answer {
         let accepted = empty(StatusCode::ACCEPTED);
-        let live = self.place.slot(self.bridge).and_then(|slot| slot.legacy());
+        let slot = match self.place.slot(self.bridge, self.guest) {
+            Ok(slot) => slot,
+            Err(absent) => return nobody(absent),
+        };
         // A child that does not run needs no news, and a modern one takes none from clients: they close streams.
-        let Some(live) = live.filter(|_| !self.modern) else { return accepted };
+        let Some(live) = slot.legacy().filter(|_| !self.modern) else { return accepted };
+        let is_own = slot.is_session();
+        live.touch();
         match self.message.method {
             // The child had its own handshake.
-            Method::Initialized => {}
+            Method::Initialized if !is_own => {}
             Method::Cancelled => {
                 let params = &self.message.params;
                 let id = params.raw("requestId").and_then(|raw| Id::from_json(raw.get()));
@@ -190,10 +249,27 @@ impl Post<'_> {
                 }
             }
             // A client's progress is on a request of the server, and there are none.
-            Method::Progress => {}
+            Method::Progress if !is_own => {}
             _ => live.tell(Command::Notify(super::frame::one_line(self.body, &[]))).await,
         }
         accepted
+    }
+}
+
+/// A session whose client does not know of it yet; it ends unless it is kept.
+struct Unknown(Option<Arc<Slot>>);
+
+impl Unknown {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unknown {
+    fn drop(&mut self) {
+        if let Some(slot) = self.0.take() {
+            slot.end_session();
+        }
     }
 }
 

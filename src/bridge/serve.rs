@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use super::failure::Failure;
 use super::payload::Payload;
 use super::slot::Slot;
+use super::supervisor::{Absent, Entry, Guest};
 use super::{Bridge, orders, post, socket};
 use crate::catalog::ServerId;
 use crate::mcp::{Code, RpcError};
@@ -102,7 +103,8 @@ async fn answer(bridge: &Arc<Bridge>, request: Request<Incoming>) -> Answer {
         return order.carry_out(bridge).await;
     }
     let Some(place) = Place::of(request.uri().path()) else { return unknown_path() };
-    let Some(slot) = place.slot(bridge) else { return unknown_path() };
+    let headers = request.headers();
+    let guest = Guest { caller: caller(headers), session: session(headers) };
     match *request.method() {
         Method::POST => {
             let limit = bridge.shared.limits.body_bytes_max;
@@ -116,16 +118,22 @@ async fn answer(bridge: &Arc<Bridge>, request: Request<Incoming>) -> Answer {
             };
             post::answer(bridge, &place, &head.headers, &body).await
         }
-        Method::GET => match session(request.headers()) {
-            Some(session) => listen(&slot, session, bridge.shared.limits.child_queue_max),
-            None => refuse(StatusCode::BAD_REQUEST, "a GET needs the session it is for"),
+        Method::GET => match (guest.session, place.slot(bridge, guest)) {
+            (Some(session), Ok(slot)) => listen(&slot, session, bridge.shared.limits.child_queue_max),
+            (None, _) => refuse(StatusCode::BAD_REQUEST, "a GET needs the session it is for"),
+            (_, Err(absent)) => nobody(absent),
         },
-        Method::DELETE => match session(request.headers()) {
-            Some(session) => {
-                slot.audience.forget(session);
+        Method::DELETE => match (guest.session, place.slot(bridge, guest)) {
+            (Some(session), Ok(slot)) => {
+                if slot.is_session() {
+                    slot.end_session();
+                } else {
+                    slot.audience.forget(session);
+                }
                 empty(StatusCode::NO_CONTENT)
             }
-            None => refuse(StatusCode::NOT_FOUND, "Session not found"),
+            (None, _) => nobody(Absent::Session),
+            (_, Err(absent)) => nobody(absent),
         },
         _ => {
             let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, "use POST, GET or DELETE");
@@ -136,7 +144,14 @@ async fn answer(bridge: &Arc<Bridge>, request: Request<Incoming>) -> Answer {
 }
 
 fn listen(slot: &Arc<Slot>, session: &str, queue_max: usize) -> Answer {
-    match slot.audience.open(session, queue_max) {
+    let reader = match &slot.outlet {
+        Some(outlet) => match outlet.open() {
+            Some(reader) => Some(reader),
+            None => return nobody(Absent::Session),
+        },
+        None => slot.audience.open(session, queue_max),
+    };
+    match reader {
         Some(reader) => events(Payload::events(None, reader, slot.id.clone(), None)),
         None => failed(&Failure::Busy, &slot.id, None),
     }
@@ -158,9 +173,19 @@ impl Place {
     }
 
     /// The instance as the newest catalog has it.
-    pub(super) fn slot(&self, bridge: &Bridge) -> Option<Arc<Slot>> {
-        bridge.find(&self.server)?.slot(self.instance).cloned()
+    pub(super) fn slot(&self, bridge: &Bridge, guest: Guest<'_>) -> Result<Arc<Slot>, Absent> {
+        self.entry(bridge).ok_or(Absent::Instance)?.slot(self.instance, guest)
     }
+
+    /// The server as the newest catalog has it.
+    pub(super) fn entry(&self, bridge: &Bridge) -> Option<Arc<Entry>> {
+        bridge.find(&self.server)
+    }
+}
+
+/// Who calls, as the gateway says it: nobody else reaches the socket. Without it all are one.
+pub(super) fn caller(headers: &http::HeaderMap) -> &str {
+    headers.get(super::CALLER).and_then(|caller| caller.to_str().ok()).unwrap_or_default()
 }
 
 /// The session of a request, if it names a well-formed one.
@@ -204,7 +229,15 @@ pub(super) fn refuse(status: StatusCode, message: &str) -> Answer {
 }
 
 fn unknown_path() -> Answer {
-    refuse(StatusCode::NOT_FOUND, "there is no such server or instance")
+    nobody(Absent::Instance)
+}
+
+/// There is nobody to take a request.
+pub(super) fn nobody(absent: Absent) -> Answer {
+    match absent {
+        Absent::Instance => refuse(StatusCode::NOT_FOUND, "there is no such server or instance"),
+        Absent::Session => refuse(StatusCode::NOT_FOUND, "Session not found"),
+    }
 }
 
 /// The answer to a call that failed.

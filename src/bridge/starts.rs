@@ -44,6 +44,12 @@ impl Starts {
         self.refused_until.map(|until| until.saturating_duration_since(now)).filter(|left| !left.is_zero())
     }
 
+    /// The same while `trials` more are under way: once one died young, each of them may be the last that is allowed.
+    pub(super) fn refused_with(&self, now: Instant, trials: usize) -> Option<Duration> {
+        let suspect = !self.deaths.is_empty() && self.deaths.len() + trials >= DEATHS_MAX;
+        self.refused(now).or_else(|| suspect.then_some(FIRST_DELAY))
+    }
+
     /// How long the next start has to wait.
     pub(super) fn delay(&self, now: Instant) -> Duration {
         self.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))

@@ -10,7 +10,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -23,6 +23,10 @@ use super::spawn::{MARKER, group_gone, signal_group};
 
 /// Swept groups are gone within this time, or hang in the kernel.
 const SWEEP_GRACE: Duration = Duration::from_secs(5);
+
+/// Killed descendants are gone within this time, or hang in the kernel.
+const KILLED_GRACE: Duration = Duration::from_secs(1);
+const KILLED_POLL: Duration = Duration::from_millis(5);
 
 /// The children of one state directory.
 #[derive(Debug)]
@@ -189,16 +193,27 @@ fn marked() -> impl Iterator<Item = (u32, String)> {
     })
 }
 
-/// Kills every process that carries exactly this mark; they are gone soon after. Tells how many there were.
+/// Kills every process that carries exactly this mark, and waits until they are gone. Tells how many there were. Blocks.
 pub(super) fn kill_marked(marker: &str) -> usize {
-    let found: Vec<u32> = marked().filter(|(_, mark)| mark == marker).map(|(pid, _)| pid).collect();
-    for pid in &found {
-        send(*pid, Signal::SIGKILL);
+    let mut killed = BTreeMap::new();
+    let since = Instant::now();
+    loop {
+        // Again and again: one of them may have started another before it died.
+        let found: Vec<u32> = marked().filter(|(_, mark)| mark == marker).map(|(pid, _)| pid).collect();
+        for pid in &found {
+            killed.extend(Stat::read(*pid).map(|stat| (*pid, stat.start)));
+            send(*pid, Signal::SIGKILL);
+        }
+        killed.keys().for_each(|pid| reap(*pid));
+        // A dead one that somebody else adopted is theirs to reap.
+        let is_there = |(pid, start): (&u32, &u64)| {
+            Stat::read(*pid).is_some_and(|stat| stat.start == *start && stat.state != b'Z')
+        };
+        if (found.is_empty() && !killed.iter().any(is_there)) || since.elapsed() > KILLED_GRACE {
+            return killed.len();
+        }
+        std::thread::sleep(KILLED_POLL);
     }
-    for pid in &found {
-        reap(*pid);
-    }
-    found.len()
 }
 
 /// Reaps dead members of a group that became our children; its leader is reaped by whoever waits for it.

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::Observer;
+use super::berths::Cap;
 use crate::catalog::ServerId;
 
 /// More of one kind between two looks is no use to anybody, and takes time to count.
@@ -16,11 +17,15 @@ const EVENTS_MAX: u64 = 10_000;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Counts {
+    /// Not counted, but how many there are.
+    living: usize,
     started: u64,
     exited_clean: u64,
     exited: u64,
     restarted: u64,
     rubbish: u64,
+    /// By bound, in the order of `Cap::WORDS`.
+    refused: [u64; Cap::WORDS.len()],
 }
 
 /// An observer that keeps count.
@@ -51,6 +56,18 @@ impl Observer for Tally {
         self.count(server, |counts| &mut counts.restarted);
     }
 
+    fn living(&self, server: &ServerId, count: usize) {
+        self.0.lock().entry(server.clone()).or_default().living = count;
+    }
+
+    fn refused(&self, server: &ServerId, bound: &'static str) {
+        let mut counts = self.0.lock();
+        let refused = &mut counts.entry(server.clone()).or_default().refused;
+        for (count, _) in refused.iter_mut().zip(Cap::WORDS).filter(|(_, word)| *word == bound) {
+            *count += 1;
+        }
+    }
+
     fn rubbish(&self, server: &ServerId) {
         self.count(server, |counts| &mut counts.rubbish);
     }
@@ -63,9 +80,10 @@ pub(super) fn pass_on(
     now: &HashMap<String, Counts>,
     to: &dyn Observer,
 ) {
-    let Some(before) = before else { return };
     for (id, now) in now {
         let Some(server) = ServerId::new(id) else { continue };
+        to.living(&server, now.living);
+        let Some(before) = before else { continue };
         let old = before.get(id).copied().unwrap_or_default();
         let grown = |field: fn(&Counts) -> u64| {
             let (old, now) = (field(&old), field(now));
@@ -76,6 +94,9 @@ pub(super) fn pass_on(
         grown(|counts| counts.exited).for_each(|_| to.exited(&server, false));
         grown(|counts| counts.restarted).for_each(|_| to.restarted(&server));
         grown(|counts| counts.rubbish).for_each(|_| to.rubbish(&server));
+        for ((old, now), word) in old.refused.iter().zip(now.refused).zip(Cap::WORDS) {
+            (0..now.saturating_sub(*old).min(EVENTS_MAX)).for_each(|_| to.refused(&server, word));
+        }
     }
 }
 
@@ -90,12 +111,14 @@ mod tests {
         there.started(&a);
         let first = there.counts();
         pass_on(None, &first, &here);
-        assert_eq!(here.counts(), HashMap::new(), "what came before is not ours");
+        assert_eq!(here.counts()["a"], Counts::default(), "what came before is not ours");
         there.exited(&a, false);
         there.started(&a);
         there.restarted(&a);
         there.started(&b);
         there.rubbish(&b);
+        there.refused(&b, Cap::WORDS[1]);
+        there.living(&b, 3);
         there.exited(&b, true);
         let second = there.counts();
         pass_on(Some(&first), &second, &here);

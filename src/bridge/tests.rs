@@ -18,10 +18,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
-use crate::catalog::{Local, Rules, Server, Throttle, Timeouts};
+use crate::catalog::{Children, Local, Rules, Server, Throttle, Timeouts};
 
 mod calls;
 mod lives;
+mod modes;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -47,6 +48,7 @@ pub(super) fn limits() -> Limits {
         streams_per_caller_max: 4096,
         buckets_max: 1000,
         line_bytes_max: 4 << 20,
+        children_max: 512,
         child_pending_max: 512,
         child_queue_max: 64,
         stderr_bytes_max: 64 << 10,
@@ -75,6 +77,7 @@ fn fake(id: &str, mode: &str) -> Server {
             env: BTreeMap::from([("FAKE".to_owned(), "yes".to_owned())]),
             working_dir: PathBuf::from("/tmp"),
             instances: NonZeroU16::MIN,
+            children: Children::default(),
             idle_timeout: None,
             sandbox: None,
         }),
@@ -108,6 +111,8 @@ struct Counts {
     unclean: AtomicUsize,
     restarted: AtomicUsize,
     rubbish: AtomicUsize,
+    living: AtomicUsize,
+    refused: AtomicUsize,
 }
 
 impl Observer for Counts {
@@ -120,6 +125,13 @@ impl Observer for Counts {
     }
     fn restarted(&self, _: &ServerId) {
         self.restarted.fetch_add(1, Ordering::SeqCst);
+    }
+    fn living(&self, _: &ServerId, count: usize) {
+        self.living.store(count, Ordering::SeqCst);
+    }
+    fn refused(&self, _: &ServerId, bound: &'static str) {
+        assert!(["max_per_caller", "max_processes", "limits.children"].contains(&bound));
+        self.refused.fetch_add(1, Ordering::SeqCst);
     }
     fn rubbish(&self, _: &ServerId) {
         self.rubbish.fetch_add(1, Ordering::SeqCst);

@@ -1,6 +1,7 @@
 //! From the file's form to the checked catalog, with every mistake reported where it stands.
 //! Not here: the form (`raw`), reading files (`load`), runtimes, rules and limits (`check/`).
 
+mod children;
 mod client;
 mod credential;
 mod endpoint;

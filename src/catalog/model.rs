@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Uri};
 
-use super::{Balance, Breaker, Credential, Retry, Rules, Throttle};
+use super::{Balance, Breaker, Children, Credential, Retry, Rules, Throttle};
 use crate::document::Mistakes;
 use crate::sandbox::Profile;
 
@@ -137,6 +137,8 @@ pub struct Local {
     pub working_dir: PathBuf,
     /// How many children share the calls.
     pub instances: NonZeroU16,
+    /// Who shares a child, and how many there may be.
+    pub children: Children,
     /// A child without calls for this long is stopped; `None` keeps it.
     pub idle_timeout: Option<Duration>,
     /// What a child may use; `None` is what the gateway's user may.

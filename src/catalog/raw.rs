@@ -1,6 +1,7 @@
 //! The form of `catalog.yaml`, as serde and editors see it. Every field's comment is its documentation.
 //! Not here: what is accepted in the end, and the defaults (`check`); rules and limits (`raw/`).
 
+mod children;
 mod credential;
 mod endpoint;
 mod rule;
@@ -11,6 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::document::{At, Entries, Period};
+pub(super) use children::RawMode;
 pub(super) use credential::{RawBasic, RawClientCredentials, RawCredential};
 pub(super) use endpoint::{RawBalance, RawBreaker, RawHashBy, RawRetry, RawToolTimeouts};
 pub(super) use rule::{RawActions, RawRule, RawWho};
@@ -63,8 +65,22 @@ pub(super) struct RawServer {
     pub(super) timeouts: Option<RawTimeouts>,
     /// How the health of a remote server's endpoints is checked.
     pub(super) health: Option<At<RawHealth>>,
-    /// How many processes of a local server share its calls. Default: 1.
+    /// Who shares a process of a local server: everybody (`shared`), the sessions of one caller (`per_caller`), or
+    /// nobody (`per_session`: each session has its own, which may ask its client back). Default: shared.
+    pub(super) mode: Option<At<RawMode>>,
+    /// How many processes share the calls of a local server with `mode: shared`. Default: 1.
     pub(super) instances: Option<At<u16>>,
+    /// How many processes there may be of a local server that is not shared, warm ones included. Default: 64.
+    pub(super) max_processes: Option<At<u32>>,
+    /// How many processes one caller may have with `mode: per_session`. Default: 16.
+    pub(super) max_per_caller: Option<At<u32>>,
+    /// How many processes are kept started for sessions or callers to come, for servers that start slowly. Default: 0.
+    pub(super) warm: Option<At<u32>>,
+    /// A local process of this age takes no new calls and stops after its last one. Default: no such age.
+    pub(super) max_age: Option<At<Period>>,
+    /// A local process that says nothing for this long while calls wait for it is pinged, and killed if it says nothing
+    /// for as long again. `0` never does. Default: 60s.
+    pub(super) hang_timeout: Option<At<Period>>,
     /// A local process without calls for this long is stopped, and started again by the next call. `0` keeps it.
     /// Default: 300s.
     pub(super) idle_timeout: Option<At<Period>>,
@@ -218,8 +234,22 @@ pub(super) struct RawClientServer {
     pub(super) timeouts: Option<RawTimeouts>,
     /// How the health of a remote server's endpoints is checked.
     pub(super) health: Option<At<RawHealth>>,
-    /// How many processes of a local server share its calls. Default: 1.
+    /// Who shares a process of a local server: everybody (`shared`), the sessions of one caller (`per_caller`), or
+    /// nobody (`per_session`: each session has its own, which may ask its client back). Default: shared.
+    pub(super) mode: Option<At<RawMode>>,
+    /// How many processes share the calls of a local server with `mode: shared`. Default: 1.
     pub(super) instances: Option<At<u16>>,
+    /// How many processes there may be of a local server that is not shared, warm ones included. Default: 64.
+    pub(super) max_processes: Option<At<u32>>,
+    /// How many processes one caller may have with `mode: per_session`. Default: 16.
+    pub(super) max_per_caller: Option<At<u32>>,
+    /// How many processes are kept started for sessions or callers to come, for servers that start slowly. Default: 0.
+    pub(super) warm: Option<At<u32>>,
+    /// A local process of this age takes no new calls and stops after its last one. Default: no such age.
+    pub(super) max_age: Option<At<Period>>,
+    /// A local process that says nothing for this long while calls wait for it is pinged, and killed if it says nothing
+    /// for as long again. `0` never does. Default: 60s.
+    pub(super) hang_timeout: Option<At<Period>>,
     /// A local process without calls for this long is stopped. `0` keeps it. Default: 300s.
     pub(super) idle_timeout: Option<At<Period>>,
     /// How an endpoint is chosen for a call without a session: `round_robin` by weight, `least_in_flight` of two drawn

@@ -81,6 +81,9 @@ fn render(snapshot: &Snapshot) -> String {
                 if let Some(profile) = &local.sandbox {
                     writeln!(out, "  {profile:?}").unwrap();
                 }
+                if local.children != Children::default() {
+                    writeln!(out, "  {:?}", local.children).unwrap();
+                }
             }
             Runtime::Remote(remote) => {
                 for endpoint in &remote.endpoints {

@@ -128,6 +128,8 @@ pub struct Limits {
     pub buckets_max: usize,
     /// One line of a child's stdout, in bytes.
     pub line_bytes_max: usize,
+    /// Processes of all local servers together.
+    pub children_max: usize,
     /// Calls in flight on one child.
     pub child_pending_max: usize,
     /// Messages that wait for one slow reader of a child's output.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::stats::rfc3339;
-use crate::bridge::{State, Status};
+use crate::bridge::{Population, State, Status};
 use crate::catalog::Runtime;
 use crate::upstream::{EndpointState, EndpointStatus};
 
@@ -74,7 +74,20 @@ pub(super) fn process(status: &Status) -> Value {
         State::Failed => "failed",
         State::Unknown => "unknown",
     };
-    let mut shown = json!({"state": state, "pids": status.pids, "restarts": status.restarts});
+    let Population { warm, starting, ready, ending } = status.population;
+    let ends: Vec<Value> = status
+        .ends
+        .iter()
+        .map(|end| json!({"at": rfc3339(end.at), "pid": end.pid, "reason": end.reason, "what": end.what, "meant": end.meant}))
+        .collect();
+    let mut shown = json!({
+        "state": state,
+        "mode": status.mode.as_str(),
+        "pids": status.pids,
+        "restarts": status.restarts,
+        "children": {"warm": warm, "starting": starting, "ready": ready, "ending": ending},
+        "ends": ends,
+    });
     if let (Some(error), Some(shown)) = (&status.last_error, shown.as_object_mut()) {
         shown.insert("last_error".into(), error.as_str().into());
         shown.insert("stderr".into(), json!(status.stderr_tail));

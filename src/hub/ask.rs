@@ -22,7 +22,7 @@ use crate::catalog::Runtime;
 use crate::mcp::{Answer, Decoder, Id, Method, Revision};
 use crate::reply::{Body, Stream};
 use crate::session::{Hello, SessionError};
-use crate::upstream::{Deadline, Outgoing, Upstream, UpstreamError};
+use crate::upstream::{self, Deadline, Outgoing, Upstream, UpstreamError};
 
 pub(super) async fn ask(
     hub: &Hub,
@@ -67,7 +67,8 @@ async fn send(
     let pin = link.endpoint.filter(|_| link.session.is_some());
     let route = route_to(permitted, caller, None, || Ok(pin))?;
     let treatment = upstream.treatment(asked.method, tool_of(&asked.demand));
-    let headers = within(asked.headers.clone(), link, Revision::LATEST_LEGACY);
+    let mut headers = within(asked.headers.clone(), link, Revision::LATEST_LEGACY);
+    upstream::introduce(&upstream.server, caller, &mut headers);
     let outgoing = Outgoing { method: Verb::POST, headers, body: asked.body.clone(), treatment };
     let arrived = hub.fleet.call(&route, outgoing).await?;
     upstream.meters.upstream(asked.method, arrived.took);

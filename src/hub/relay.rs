@@ -11,7 +11,7 @@ use crate::auth::{self, Allowed, Caller, Demand, ItemKind};
 use crate::mcp::{self, Era, Method, ParseLimits};
 use crate::reply::Body;
 use crate::session::{Hello, Pin, SessionError};
-use crate::upstream::{Outgoing, Route, Upstream, UpstreamError};
+use crate::upstream::{self, Outgoing, Route, Upstream, UpstreamError};
 
 /// The session header of the legacy era.
 pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -60,6 +60,7 @@ pub(super) async fn once(
     let upstream = permitted.get();
     let route =
         route_to(permitted, caller, session.map(|(id, _)| id), || Ok(session.map(|(_, pin)| pin.endpoint)))?;
+    upstream::introduce(&upstream.server, caller, &mut headers);
     if let Some((_, pin)) = session.filter(|(_, pin)| !pin.upstream_session.is_empty()) {
         headers.insert(SESSION, upstream_id(pin)?);
     }

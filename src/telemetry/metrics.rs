@@ -4,10 +4,13 @@
 //! Label values are bounded: servers come from the catalog, methods and outcomes are closed sets, and a tool's name
 //! becomes a label only once its server has accepted it, up to a cap.
 
+mod children;
+
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use children::ChildFamilies;
 use parking_lot::Mutex;
 use prometheus::{
     Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -85,10 +88,7 @@ pub(super) struct Families {
     server_up: IntGaugeVec,
     pub(super) fleet: FleetFamilies,
     health_checks: IntCounterVec,
-    starts: IntCounterVec,
-    restarts: IntCounterVec,
-    exits: IntCounterVec,
-    rubbish: IntCounterVec,
+    children: ChildFamilies,
     denied: IntCounterVec,
     rate_limited: IntCounterVec,
     authentications: IntCounterVec,
@@ -265,18 +265,7 @@ impl Families {
                 "Health checks by result.",
                 &["server", "result"],
             )?,
-            starts: counter("tollgate_server_starts_total", "Children started.", &["server"])?,
-            restarts: counter(
-                "tollgate_server_restarts_total",
-                "Children started again after a death.",
-                &["server"],
-            )?,
-            exits: counter(
-                "tollgate_server_exits_total",
-                "Children that ended, by result.",
-                &["server", "result"],
-            )?,
-            rubbish: counter("tollgate_server_rubbish_lines_total", "Unreadable lines.", &["server"])?,
+            children: ChildFamilies::new(registry)?,
             denied: counter("tollgate_denied_total", "Requests denied by rules.", &["server", "reason"])?,
             rate_limited: counter("tollgate_rate_limited_total", "Refusals by limits.", &["scope"])?,
             authentications: counter(
@@ -410,27 +399,6 @@ impl ServerMeters {
         self.families.health_checks.with_label_values(&[self.id.as_str(), result]).inc();
     }
 
-    /// A child was started.
-    pub fn child_started(&self) {
-        self.families.starts.with_label_values(&[&self.id]).inc();
-    }
-
-    /// A child was started again after a death.
-    pub fn child_restarted(&self) {
-        self.families.restarts.with_label_values(&[&self.id]).inc();
-    }
-
-    /// A child ended; not clean means by a signal or with a failure.
-    pub fn child_exited(&self, clean: bool) {
-        let result = if clean { "clean" } else { "failed" };
-        self.families.exits.with_label_values(&[self.id.as_str(), result]).inc();
-    }
-
-    /// A line of a child that is no message.
-    pub fn rubbish_line(&self) {
-        self.families.rubbish.with_label_values(&[&self.id]).inc();
-    }
-
     fn remove(&self) {
         let id = self.id.as_str();
         let families = &self.families;
@@ -466,12 +434,8 @@ impl ServerMeters {
         for result in ["success", "failure"] {
             let _ = families.health_checks.remove_label_values(&[id, result]);
         }
-        for result in ["clean", "failed"] {
-            let _ = families.exits.remove_label_values(&[id, result]);
-        }
-        for vec in [&families.sessions_opened, &families.starts, &families.restarts, &families.rubbish] {
-            let _ = vec.remove_label_values(&[id]);
-        }
+        let _ = families.sessions_opened.remove_label_values(&[id]);
+        self.forget_children();
         let _ = families.server_up.remove_label_values(&[id]);
     }
 }

@@ -140,6 +140,16 @@ impl Caller {
         sent.text().await
     }
 
+    /// The same for an answer that may take longer than `SOON`.
+    pub(crate) async fn long(&self, method: reqwest::Method, body: Vec<u8>, within: Duration) -> Answer {
+        let asked = self.http.request(method, &self.url).headers(self.headers.clone()).body(body).send();
+        let response =
+            tokio::time::timeout(within, asked).await.expect("no answer").expect("the exchange failed");
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = tokio::time::timeout(within, response.text()).await.expect("the answer does not end");
+        Answer { status, headers, body: body.unwrap_or_else(|error| format!("cut: {error}")) }
+    }
+
     /// POSTs one message.
     pub(crate) async fn post(&self, message: &Value) -> Answer {
         self.send(reqwest::Method::POST, message.to_string().into_bytes()).await

@@ -475,9 +475,10 @@ fn parent(pid: u32) -> Option<u32> {
     stat(pid).map(|(_, parent)| parent)
 }
 
-/// Whether it runs, or is a zombie that nobody waited for.
+/// Whether it runs, or is a zombie that nobody waited for. What the system's first process adopted is that one's to
+/// reap, and some take seconds.
 pub(crate) fn alive(pid: u32) -> bool {
-    stat(pid).is_some()
+    stat(pid).is_some_and(|(state, parent)| (state, parent) != ('Z', 1))
 }
 
 fn command(pid: u32) -> String {

@@ -11,6 +11,7 @@
 mod alone;
 mod bounds;
 mod breaks;
+mod children;
 mod cli;
 mod client;
 mod conformance;

@@ -151,7 +151,10 @@ async fn one_server_is_shown_in_full_and_without_secrets() {
             "runtime": {"type": "local-process", "command": env!("CARGO_BIN_EXE_tollgate"), "args": ["sample", "stdio"]},
             "env": {"PGHOST": "localhost", "PGPASSWORD": "***"}, "tags": ["a", "both"], "metadata": {"team": "x"},
             "request_count": 0, "connection_count": 0,
-            "process": {"state": "running", "pids": [pid], "restarts": 0},
+            "process": {
+                "state": "running", "mode": "shared", "pids": [pid], "restarts": 0, "ends": [],
+                "children": {"warm": 0, "starting": 0, "ready": 1, "ending": 0},
+            },
         })
     );
     let url = "http://127.0.0.1:9/x?***";

@@ -4,15 +4,18 @@
 //! A test counts its cases, says everything that is wrong at once, and prints one line `PASS id figure`. Each has a
 //! positive control: the same attack succeeds against a naive proxy, or with the protection turned off.
 
+mod bleed;
 mod bodies;
 mod bombs;
 mod callers;
 mod commands;
+mod crash_loop;
 mod descriptors;
 mod eaters;
 mod h2;
 mod heads;
 mod hostile;
+mod hostile_stdio;
 mod json;
 mod jwks;
 mod keys;
@@ -22,6 +25,7 @@ mod mirrored;
 mod once;
 mod passthrough;
 mod payloads;
+mod process_trees;
 mod reloads;
 mod replacing;
 mod replicas;

@@ -8,7 +8,7 @@ use super::*;
 const SAMPLE: &str = r#"{"protocolVersion":"2025-11-25"}"#;
 
 fn open() -> Desk {
-    let mut desk = Desk::new(false, Arc::default(), Duration::from_secs(1));
+    let mut desk = Desk::new(&First::Legacy, Arc::default(), Duration::from_secs(1), None);
     let opened = desk.line(format!(r#"{{"jsonrpc":"2.0","id":3,"result":{SAMPLE}}}"#).as_bytes());
     assert!(matches!(opened, Some(Turn::Opened(Opened::Legacy(_)))));
     desk.out.clear();

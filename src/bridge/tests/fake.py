@@ -5,6 +5,8 @@ mode = sys.argv[1] if len(sys.argv) > 1 else ""
 if mode == "stillborn":
     print("cannot start: no luck", file=sys.stderr, flush=True)
     sys.exit(1)
+if mode == "slow":
+    time.sleep(0.5)
 if mode == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -65,6 +67,9 @@ def call(name, arguments, meta, ident):
         send({"jsonrpc": "2.0", "id": "s2", "method": "ping"})
         answers = [json.loads(sys.stdin.readline()) for _ in range(2)]
         return text(json.dumps(answers))
+    if name == "sample":
+        send({"jsonrpc": "2.0", "id": "s1", "method": "sampling/createMessage", "params": {"n": arguments.get("n")}})
+        return text(json.dumps(json.loads(sys.stdin.readline())))
     if name == "fork":
         script = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(3600)"
         child = subprocess.Popen(
@@ -78,12 +83,17 @@ def call(name, arguments, meta, ident):
     raise KeyError(name)
 
 
-cancelled = []
+cancelled, roots = [], None
 for line in sys.stdin:
     message = json.loads(line)
     method, ident = message.get("method"), message.get("id")
     params = message.get("params") or {}
     result = {}
+    if method == "notifications/initialized" and mode == "rooted":
+        send({"jsonrpc": "2.0", "id": 7, "method": "roots/list"})
+    if ident == 7 and "result" in message:
+        roots = message["result"]
+        continue
     if method == "notifications/cancelled":
         cancelled.append(params["requestId"])
     if ident is None:
@@ -104,7 +114,9 @@ for line in sys.stdin:
             send(note)
         continue
     elif method == "tools/call":
-        if params["name"] == "cancelled":
+        if params["name"] == "roots":
+            result = text(json.dumps(roots))
+        elif params["name"] == "cancelled":
             result = text(json.dumps(cancelled))
         else:
             result = call(params["name"], params.get("arguments") or {}, params.get("_meta") or {}, ident)

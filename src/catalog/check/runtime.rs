@@ -2,7 +2,6 @@
 //! Not here: what is the same for every server (`check`).
 
 use std::collections::{BTreeMap, HashSet};
-use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -40,8 +39,6 @@ const OWN_HEADERS: [&str; 16] = [
 /// Where commands are looked for when the environment has no `PATH`.
 const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// Processes of one local server; more is a mistyped number.
-const INSTANCES_MAX: u16 = 256;
 const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
 
 impl Checker<'_> {
@@ -104,7 +101,7 @@ impl Checker<'_> {
         for arg in args.iter().filter(|arg| arg.contains('\0')) {
             self.report.add(arg.span, Code::InvalidValue, "an argument cannot hold a NUL character");
         }
-        let instances = self.instances(server.instances.as_ref());
+        let (instances, children) = self.children(server);
         let idle_timeout = server.idle_timeout.as_ref().map_or(IDLE_TIMEOUT_DEFAULT, |period| period.0);
         let sandbox = self.sandbox(server.sandbox.take(), enabled);
         let Some(command) = raw.command else {
@@ -119,6 +116,7 @@ impl Checker<'_> {
             env,
             working_dir,
             instances,
+            children,
             idle_timeout: (!idle_timeout.is_zero()).then_some(idle_timeout),
             sandbox,
         })
@@ -139,7 +137,7 @@ impl Checker<'_> {
         self.no_effect(raw.working_dir.as_ref(), dir_key, on);
         self.no_effect(raw.env.as_ref(), "env", on);
         self.no_effect(server.env.as_ref(), "env", on);
-        self.no_effect(server.instances.as_ref(), "instances", on);
+        self.no_children(server, on);
         self.no_effect(server.idle_timeout.as_ref(), "idle_timeout", on);
         self.no_effect(server.sandbox.as_ref(), "sandbox", on);
         let headers = self.either(raw.headers, server.headers.take(), "headers");
@@ -176,16 +174,6 @@ impl Checker<'_> {
             self.report.add(inner.span, Code::Conflict, message);
         }
         outer.or(inner)
-    }
-
-    fn instances(&mut self, raw: Option<&At<u16>>) -> NonZeroU16 {
-        let Some(raw) = raw else { return NonZeroU16::MIN };
-        let checked = NonZeroU16::new(raw.value).filter(|count| count.get() <= INSTANCES_MAX);
-        if checked.is_none() {
-            let message = format!("expected a whole number from 1 to {INSTANCES_MAX}");
-            self.report.add(raw.span, Code::InvalidValue, message);
-        }
-        checked.unwrap_or(NonZeroU16::MIN)
     }
 
     fn env(&mut self, raw: Entries<At<String>>) -> BTreeMap<String, String> {

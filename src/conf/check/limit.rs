@@ -110,6 +110,7 @@ impl Checker<'_> {
             streams_per_caller_max: self.count(raw.streams_per_caller.as_ref()),
             buckets_max: self.count(raw.buckets.as_ref()),
             line_bytes_max: self.size(raw.line.as_ref()),
+            children_max: self.count(raw.children.as_ref()),
             child_pending_max: self.count(raw.child_pending.as_ref()),
             child_queue_max: self.count(raw.child_queue.as_ref()),
             stderr_bytes_max: self.size(raw.stderr.as_ref()),

@@ -141,6 +141,9 @@ pub(in crate::conf) struct RawLimits {
     /// One line of a local server's stdout, which is one message; as much as a request body.
     #[schemars(extend("default" = "4MiB"))]
     pub(in crate::conf) line: Option<At<Size>>,
+    /// Processes of all local servers together, until the last of each has ended. An interpreter takes some 40 MB.
+    #[schemars(extend("default" = 512))]
+    pub(in crate::conf) children: Option<At<usize>>,
     /// Calls in flight on one local process. Most of them work on one call at a time.
     #[schemars(extend("default" = 256))]
     pub(in crate::conf) child_pending: Option<At<usize>>,
