@@ -9,6 +9,7 @@ mod demo;
 mod drain;
 mod listen;
 mod observe;
+mod private;
 mod sidecar;
 
 use std::fs::{self, File};
@@ -40,6 +41,7 @@ use crate::upstream::Fleet;
 use demo::Demo;
 use drain::Drain;
 use listen::ProxyService;
+pub use private::Private;
 use sidecar::{BridgeService, Sidecar};
 
 /// Gateways that may share a state directory: more are a loop that starts them.
@@ -87,6 +89,15 @@ pub enum StartError {
 /// Runs the gateway with what was `loaded` from `sources` until a signal ends it. The sources' environment answers
 /// `${NAME}` in the catalog.
 pub fn run(loaded: Loaded, sources: Sources) -> Result<(), StartError> {
+    run_as(loaded, sources, None)
+}
+
+/// The same, for nobody but this process: with `private` saying which server, and when to end.
+pub fn run_privately(loaded: Loaded, sources: Sources, private: Private) -> Result<(), StartError> {
+    run_as(loaded, sources, Some(private))
+}
+
+fn run_as(loaded: Loaded, sources: Sources, private: Option<Private>) -> Result<(), StartError> {
     let Loaded { conf, warnings, file, .. } = loaded;
     let conf = &conf;
     telemetry::init_log(&conf.log);
@@ -95,9 +106,10 @@ pub fn run(loaded: Loaded, sources: Sources) -> Result<(), StartError> {
     listen::raise_descriptor_limit();
     make_state_dir(conf)?;
     let listening = Listening::bind(conf)?;
-    let demo = Demo::prepare(conf, sources.env.clone())?;
+    let mut demo = Demo::prepare(conf, sources.env.clone())?;
+    demo.only = private.as_ref().map(|private| private.server.clone());
     let built = build(conf, &demo, (sources, file), started)?;
-    serve(conf, demo, listening, built)
+    serve(conf, demo, listening, built, private)
 }
 
 fn warn_of(warnings: &Mistakes) {
@@ -207,10 +219,23 @@ impl Phases {
 }
 
 /// Starts the services and stays until they have ended.
-fn serve(conf: &Conf, demo: Demo, listening: Listening, built: Built) -> Result<(), StartError> {
+fn serve(
+    conf: &Conf,
+    demo: Demo,
+    listening: Listening,
+    built: Built,
+    private: Option<Private>,
+) -> Result<(), StartError> {
     let Built { hub, bridge, control, access_log, audit_log, meters, proxy, gate, phases, control_socket } =
         built;
-    let announcement = announce::Announcement::new(conf, &demo, listening.bound(), &hub);
+    let mut announcement = announce::Announcement::new(conf, &demo, listening.bound(), &hub);
+    // Its standard output is its client's.
+    let access_lines: Box<dyn std::io::Write + Send> =
+        if private.is_some() { Box::new(std::io::sink()) } else { Box::new(std::io::stdout()) };
+    let stop = private.map(|private| {
+        announcement.tell(private.ready);
+        private.stop
+    });
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(conf));
     let bridge_socket = bridge.socket().to_owned();
     let bridge_service =
@@ -238,13 +263,13 @@ fn serve(conf: &Conf, demo: Demo, listening: Listening, built: Built) -> Result<
     server.add_service(GenBackgroundService::new("bridge".into(), Arc::new(bridge_service)));
     server.add_service(GenBackgroundService::new("sidecar".into(), Arc::new(sidecar)));
     server.add_service(proxy);
-    write_log(&access_log, std::io::stdout());
+    write_log(&access_log, access_lines);
     let mut logs = vec![access_log];
     if let Some((log, file)) = audit_log {
         write_log(&log, file);
         logs.push(log);
     }
-    let drain = Drain { phases, gate, patience: conf.drain, logs };
+    let drain = Drain { phases, gate, patience: conf.drain, logs, stop };
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
     Ok(())
 }

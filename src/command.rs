@@ -11,6 +11,7 @@ mod key;
 mod plan;
 mod routes;
 mod samples;
+mod stdio;
 mod token;
 
 use std::io::{self, Write as _};
@@ -97,6 +98,8 @@ enum Verb {
     },
     /// Ask a running gateway whether it is ready; exit 0 if so.
     Healthcheck(Files),
+    /// Be one server behind a gateway, on standard input and output, for clients that know nothing else.
+    Stdio(stdio::Stdio),
     /// Run a built-in MCP server, for trying things out and for tests.
     Sample {
         /// How it speaks.
@@ -197,6 +200,7 @@ pub fn main() -> ExitCode {
         Verb::Routes { format } => routes::list(format),
         Verb::Key { verb } => key::run(verb),
         Verb::Token { verb } => token::run(verb),
+        Verb::Stdio(asked) => stdio::run(asked),
         Verb::Healthcheck(files) => healthcheck::ask(files),
         Verb::Sample { transport, listen } => samples::serve(transport, listen),
         Verb::Completion { shell } => {

@@ -25,7 +25,7 @@
 //!
 //! ```text arrows
 //! main      -> command
-//! command   -> app auth catalog conf control document hub mcp proxy sample
+//! command   -> app auth catalog conf control document egress hub mcp proxy sample telemetry
 //! app       -> auth bridge catalog conf control document hub limit listener proxy sample session telemetry upstream
 //! proxy     -> auth catalog conf hub limit listener mcp reply telemetry upstream
 //! control   -> auth bridge catalog conf document hub limit telemetry upstream
@@ -69,6 +69,7 @@
 //! src/bridge/slot.rs — a task for each child — the child's end; `Bridge::stop_all` asks for it
 //! src/bridge/spawn.rs — a child, in a process group of its own — `Process::end`
 //! src/bridge/spawn.rs — a blocking search for descendants that left the group — itself; awaited at once
+//! src/command/stdio/own.rs — a thread for the client of a gateway of its own — joined when that has ended
 //! src/catalog/watch.rs — a blocking read of the catalog — itself; awaited at once
 //! src/listener/accept.rs — a task for each connection of a client — its client, a deadline, or the end of the service
 //! src/sample/http.rs — a task for each connection of the sample servers — its client, or `stopping`

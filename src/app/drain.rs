@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 
 use super::Phases;
@@ -25,13 +26,18 @@ pub(super) struct Drain {
     pub(super) patience: Duration,
     /// The access log, and the audit log if it is another.
     pub(super) logs: Vec<AccessLog>,
+    /// Turns true when the gateway's own process has no more use for it.
+    pub(super) stop: Option<watch::Receiver<bool>>,
 }
 
 #[async_trait]
 impl ShutdownSignalWatch for Drain {
     async fn recv(&self) -> ShutdownSignal {
         let (mut term, mut int) = (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
-        let name = any(&mut term, &mut int).await;
+        let name = tokio::select! {
+            name = any(&mut term, &mut int) => name,
+            () = told(self.stop.clone()) => "none",
+        };
         tracing::info!(signal = name, in_flight = self.gate.in_flight(), "shutting down");
         self.phases.draining.send_replace(true);
         tokio::select! {
@@ -69,6 +75,14 @@ async fn any(term: &mut Option<Signal>, int: &mut Option<Signal>) -> &'static st
     tokio::select! {
         () = next(term) => "SIGTERM",
         () = next(int) => "SIGINT",
+    }
+}
+
+async fn told(stop: Option<watch::Receiver<bool>>) {
+    match stop {
+        // A sender that is gone has no use for it either.
+        Some(mut stop) => drop(stop.wait_for(|stop| *stop).await),
+        None => std::future::pending().await,
     }
 }
 

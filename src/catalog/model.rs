@@ -5,14 +5,14 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::num::NonZeroU16;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Uri};
 
 use super::{Credential, Rules, Throttle};
-use crate::document::Mistakes;
+use crate::document::{Code, Mistake, Mistakes, nearest};
 
 /// The id of a server: URL-safe, unique in the catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,6 +73,23 @@ impl Snapshot {
             warnings: Mistakes::default(),
             index,
         }
+    }
+
+    /// The same with one server alone; a mistake if `file` has no such one.
+    pub fn only(mut self, id: &str, file: &Path) -> Result<Self, Mistakes> {
+        let Some(server) = self.server(id).cloned() else {
+            let known = self.servers.iter().filter(|server| server.enabled).map(|server| server.id.as_str());
+            let mut mistake = Mistake::whole(
+                file.display().to_string(),
+                Code::Missing,
+                format!("Server '{id}' not found: it is not in the catalog, or disabled"),
+            );
+            mistake.suggestion = nearest(id, known).map(|near| format!("did you mean `{near}`?"));
+            return Err(Mistakes::one(mistake));
+        };
+        self.index = HashMap::from([(server.id.clone(), 0)]);
+        self.servers = vec![server];
+        Ok(self)
     }
 
     /// The server of that id, if the catalog has it and it is enabled.

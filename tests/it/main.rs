@@ -13,6 +13,7 @@ mod client;
 mod conformance;
 mod cors;
 mod credentials;
+mod desktop;
 mod exchange;
 mod fake;
 mod frames;
