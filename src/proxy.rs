@@ -19,6 +19,7 @@ mod oauth;
 mod record;
 mod rejection;
 mod route;
+mod sse;
 mod standing;
 mod toll;
 mod write;
@@ -63,6 +64,8 @@ pub struct Proxy {
     recorder: Recorder,
     limits: Limits,
     draining: watch::Receiver<bool>,
+    /// Streams of clients of 2024-11-05.
+    streams: sse::Table,
 }
 
 impl Proxy {
@@ -75,7 +78,7 @@ impl Proxy {
         limits: Limits,
     ) -> Self {
         let (_, draining) = watch::channel(false);
-        Self { hub, admission, forwarding, recorder, limits, draining }
+        Self { hub, admission, forwarding, recorder, limits, draining, streams: sse::Table::default() }
     }
 
     /// Finds the client's address and the door, and checks what needs no caller.
@@ -222,6 +225,8 @@ impl ProxyHttp for Proxy {
                 Door::Server { id } => exchange::at_server(self, session, ctx, &view, &id).await.err(),
                 // What is rare is boxed, so that the future of a plain exchange stays small.
                 Door::Envelope => Box::pin(exchange::at_envelope(self, session, ctx, &view)).await.err(),
+                Door::Sse { id } => Box::pin(sse::at_stream(self, session, ctx, &view, &id)).await.err(),
+                Door::Message { id } => Box::pin(sse::at_message(self, session, ctx, &view, &id)).await.err(),
                 Door::Rpc => Box::pin(exchange::at_rpc(self, session, ctx, &view)).await.err(),
                 Door::Control => {
                     ctx.stage = Stage::Forwarding(Box::new(self.forwarding.to_control()));

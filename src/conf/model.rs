@@ -112,6 +112,8 @@ pub struct Limits {
     pub keepalive: Duration,
     /// Time a write to a client may block.
     pub write_timeout: Duration,
+    /// How often a comment is written into an event stream that says nothing.
+    pub comment_every: Duration,
     /// Calls in flight in the whole process.
     pub in_flight_max: usize,
     /// Streams that clients hold open to listen, in the whole process.

@@ -16,7 +16,7 @@ use crate::mcp::{self, Era, Id, Kind, Malformed, MalformedKind, Message, Method,
 use crate::upstream::{Upstream, View};
 
 const JSON: &str = "application/json";
-const EVENTS: &str = "text/event-stream";
+pub(super) const EVENTS: &str = "text/event-stream";
 
 /// `/servers/{id}/mcp`: a client that speaks MCP, and one server.
 pub(super) async fn at_server(
@@ -127,7 +127,7 @@ async fn plain(
 
 /// The server, if there is one that speaks MCP. Whether it is there for the caller comes out with what is asked of it,
 /// and then looks as it does here when it is not there at all.
-fn enter(
+pub(super) fn enter(
     ctx: &mut Ctx,
     view: &View,
     (caller, server): (&Caller, &str),
@@ -266,7 +266,7 @@ async fn answer(
 }
 
 /// Asks every limit on the way, and pays.
-fn pay(
+pub(super) fn pay(
     proxy: &Proxy,
     ctx: &mut Ctx,
     admitted: &mut Admitted,
@@ -299,7 +299,7 @@ fn parse_limits(proxy: &Proxy) -> ParseLimits {
     ParseLimits { depth_max: proxy.limits.json_depth_max }
 }
 
-fn parse<'b>(proxy: &Proxy, bytes: &'b [u8]) -> Result<Message<'b>, Rejection> {
+pub(super) fn parse<'b>(proxy: &Proxy, bytes: &'b [u8]) -> Result<Message<'b>, Rejection> {
     mcp::parse(bytes, parse_limits(proxy)).map_err(|malformed: Malformed| Rejection::Malformed(malformed))
 }
 
@@ -307,11 +307,11 @@ fn is_unversioned(rejection: &Rejection) -> bool {
     matches!(rejection, Rejection::Malformed(malformed) if malformed.kind == MalformedKind::Unversioned)
 }
 
-fn id_of(message: &Message<'_>) -> Option<Id> {
+pub(super) fn id_of(message: &Message<'_>) -> Option<Id> {
     message.id.and_then(|raw| Id::from_json(raw.get()))
 }
 
-fn note(ctx: &mut Ctx, message: &Message<'_>, era: Era) {
+pub(super) fn note(ctx: &mut Ctx, message: &Message<'_>, era: Era) {
     ctx.record.method = Some(message.method);
     ctx.record.era = Some(era);
     if message.kind != Kind::Response && message.method == Method::Other {

@@ -67,6 +67,8 @@ pub(super) enum Rejection {
         server: String,
         id: Option<Id>,
     },
+    /// The stream that a message is for is not open, or another caller's.
+    NoStream,
     Raw(RawFault),
     ForwardFailed,
 }
@@ -261,6 +263,9 @@ impl Rejection {
             Self::UnknownServer { server, .. } => unknown_server(server),
             Self::Denied { denied, server, era, wanted, .. } => denied::row(denied, server, *era, *wanted),
             Self::Hub { error, server, .. } => hub_row(error, server),
+            Self::NoStream => {
+                bad(S::NOT_FOUND, "stream_not_found", "no such stream: open one at /servers/{id}/sse")
+            }
             Self::Raw(fault) => fault.row(),
             Self::ForwardFailed => row(
                 S::BAD_GATEWAY,

@@ -104,6 +104,21 @@ pub(super) async fn reply(session: &mut Session, ctx: &mut Ctx, reply: Reply, wa
     }
 }
 
+/// Begins an event stream. False if the client is gone.
+pub(super) async fn begin_events(session: &mut Session, ctx: &mut Ctx, mut headers: HeaderMap) -> bool {
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    if ctx.is_for_pages {
+        cors::tell(&mut headers, ctx.origin.as_ref());
+    }
+    let request_id = ctx.record.request_id_header();
+    match head(session, http::StatusCode::OK, headers, Length::Unknown, request_id) {
+        Ok(head) => session.write_response_header(Box::new(head), false).await.is_ok(),
+        Err(_) => false,
+    }
+}
+
 async fn pass(session: &mut Session, ctx: &mut Ctx, head: ResponseHeader, mut passing: Passing) {
     passing.there = session.write_response_header(Box::new(head), false).await.is_ok();
     passing.run(session).await;
@@ -340,7 +355,7 @@ impl Passing {
     }
 }
 
-async fn passed(until: Option<Instant>) {
+pub(super) async fn passed(until: Option<Instant>) {
     match until {
         Some(until) => sleep_until(until).await,
         None => std::future::pending().await,
@@ -354,7 +369,7 @@ async fn lost(standing: Option<&mut Standing>) {
     }
 }
 
-async fn begun(draining: Option<&mut watch::Receiver<bool>>) {
+pub(super) async fn begun(draining: Option<&mut watch::Receiver<bool>>) {
     let Some(draining) = draining else { return std::future::pending().await };
     // A sender that is gone will never say so; the stream then ends by itself.
     if draining.wait_for(|draining| *draining).await.is_err() {

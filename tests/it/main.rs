@@ -21,6 +21,7 @@ mod gateway;
 mod hardening;
 mod interop;
 mod issuer;
+mod legacy_sse;
 mod limits;
 mod listeners;
 mod load;
