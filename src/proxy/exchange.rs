@@ -259,7 +259,8 @@ async fn answer(
     }
     let standing = proxy.admission.standing(proxy.hub.fleet(), &admitted, &upstream);
     let standing = standing.of(opened_for, is_open_ended);
-    let watching = write::Watching { leaving_cancels, id, draining: proxy.draining.clone(), standing };
+    let (draining, comment_every) = (proxy.draining.clone(), proxy.limits.comment_every);
+    let watching = write::Watching { leaving_cancels, id, draining, standing, comment_every };
     write::reply(session, ctx, reply, Some(watching)).await;
     drop(in_flight);
     Ok(())

@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Version, header};
@@ -32,6 +33,8 @@ pub(super) struct Watching {
     pub(super) draining: watch::Receiver<bool>,
     /// Whether the caller may still have it.
     pub(super) standing: Standing,
+    /// How often a silent stream is kept alive.
+    pub(super) comment_every: Duration,
 }
 
 /// Runs `work`, unless the client leaves first and that ends it.
@@ -158,6 +161,10 @@ fn head(
     Ok(head)
 }
 
+/// What keeps a silent stream alive, for those on the way and for the client. No empty line is part of it: that would
+/// end an event of which only the id has come.
+pub(super) const COMMENT: Bytes = Bytes::from_static(b": \n");
+
 /// Events up to this size are read for their outcome. Each stream may hold this much back in memory, however long the
 /// lines are that its server writes.
 const LOOKED_AT_BYTES_MAX: usize = 64 * 1024;
@@ -171,6 +178,11 @@ struct Passing {
     leaving_cancels: bool,
     draining: Option<watch::Receiver<bool>>,
     standing: Option<Standing>,
+    /// When the server last said something.
+    heard: Instant,
+    /// When the client was last told something.
+    said: Instant,
+    comment_every: Option<Duration>,
     /// Whether the client still takes bytes.
     there: bool,
     /// Whether the client got less than a whole answer.
@@ -182,6 +194,8 @@ struct Passing {
 /// What happens next to a stream.
 enum Next {
     Piece(Bytes),
+    /// Nothing, for so long that the client is told so.
+    Silence,
     End(Ending),
     ClientGone,
     Drained,
@@ -231,15 +245,31 @@ impl Passing {
     fn new(stream: Stream, watching: Option<Watching>) -> Self {
         let decoder = watching.as_ref().filter(|_| stream.events).map(|_| Decoder::new(LOOKED_AT_BYTES_MAX));
         let open_ended = stream.deadline.is_none();
+        let comment_every = watching.as_ref().filter(|_| stream.events).map(|it| it.comment_every);
         let (id, leaving_cancels, draining, standing) = match watching {
-            Some(Watching { id, leaving_cancels, draining, standing }) => {
+            Some(Watching { id, leaving_cancels, draining, standing, .. }) => {
                 (id, leaving_cancels, Some(draining).filter(|_| open_ended), Some(standing))
             }
             None => (None, true, None, None),
         };
+        let (heard, said) = (Instant::now(), Instant::now());
         let outcome = None;
         let (there, broken, revoked) = (true, false, false);
-        Self { stream, decoder, outcome, id, leaving_cancels, draining, standing, there, broken, revoked }
+        Self {
+            stream,
+            decoder,
+            outcome,
+            id,
+            leaving_cancels,
+            draining,
+            standing,
+            heard,
+            said,
+            comment_every,
+            there,
+            broken,
+            revoked,
+        }
     }
 
     async fn run(&mut self, session: &mut Session) {
@@ -249,7 +279,15 @@ impl Passing {
         }
         loop {
             match self.next(session).await {
-                Next::Piece(piece) => self.pass(session, piece).await,
+                Next::Piece(piece) => {
+                    self.heard = Instant::now();
+                    self.said = self.heard;
+                    self.pass(session, piece).await;
+                }
+                Next::Silence => {
+                    self.said = Instant::now();
+                    self.there = session.write_response_body(Some(COMMENT), false).await.is_ok();
+                }
                 Next::End(ending) => break self.end(session, ending).await,
                 Next::Drained => break self.finish(session).await,
                 Next::Revoked => {
@@ -267,8 +305,16 @@ impl Passing {
 
     /// Waits for a piece, a deadline, the client's leaving or the gateway's end, whichever comes first.
     async fn next(&mut self, session: &mut Session) -> Next {
-        let idle = self.stream.idle.map(|idle| Instant::now() + idle);
-        let until = [idle, self.stream.deadline].into_iter().flatten().min();
+        let idle = self.stream.idle.map(|idle| self.heard + idle);
+        let late = [idle, self.stream.deadline].into_iter().flatten().min();
+        // Not within an event, where it would be part of it; and only to somebody.
+        let may_comment = self.there && self.decoder.as_ref().is_some_and(|it| !it.is_within_event());
+        let silent = self.comment_every.filter(|_| may_comment).map(|every| self.said + every);
+        let (until, next) = match (late, silent) {
+            (Some(late), Some(silent)) if silent < late => (Some(silent), Next::Silence),
+            (None, Some(silent)) => (Some(silent), Next::Silence),
+            (late, _) => (late, Next::End(Ending::Late)),
+        };
         tokio::select! {
             biased;
             frame = self.stream.rest.frame() => match frame {
@@ -277,7 +323,7 @@ impl Passing {
                 None => Next::End(Ending::Whole),
             },
             _ = session.downstream_session.read_body_or_idle(true), if self.there => Next::ClientGone,
-            () = passed(until) => Next::End(Ending::Late),
+            () = passed(until) => next,
             () = begun(self.draining.as_mut()) => Next::Drained,
             () = lost(self.standing.as_mut()) => Next::Revoked,
         }

@@ -53,7 +53,11 @@ impl Connectors {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(connect));
-        tcp.set_keepalive(Some(Duration::from_secs(60)));
+        // A stream may be silent for as long as it likes, but its other end has to be there: within 40 s one that is not
+        // is found out.
+        tcp.set_keepalive(Some(Duration::from_secs(20)));
+        tcp.set_keepalive_interval(Some(Duration::from_secs(10)));
+        tcp.set_keepalive_retries(Some(2));
         let secure = remote.endpoints.iter().any(|endpoint| endpoint.url.scheme_str() == Some("https"));
         let tls = if secure { self.tls.get_or_init(|| tls_config(true)).clone() } else { tls_config(false) };
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();

@@ -79,6 +79,8 @@ pub(crate) enum Act {
 pub(crate) enum Step {
     /// An event with this message.
     Send(Value),
+    /// This text as it is.
+    Raw(String),
     /// These lines as they are, and an empty line.
     Lines(String),
     /// Goes on when the test says so: `Fake::release`.
@@ -354,6 +356,7 @@ async fn stream(
         }
         open = match step {
             Step::Send(message) => write_chunk(writer, &format!("event: message\ndata: {message}\n\n")).await,
+            Step::Raw(text) => write_chunk(writer, &text).await,
             Step::Lines(lines) => write_chunk(writer, &format!("{lines}\n\n")).await,
             Step::Gate => {
                 wait_open(reader, shared, |shared| {

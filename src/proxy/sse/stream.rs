@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::super::exchange::{EVENTS, enter, pay};
 use super::super::rejection::{Limited, Rejection};
 use super::super::standing::Standing;
-use super::super::write::{begin_events, begun, passed};
+use super::super::write::{COMMENT, begin_events, begun, passed};
 use super::super::{Ctx, Proxy, headers};
 use super::listening::Listening;
 use super::table::{Link, Registered};
@@ -25,8 +25,6 @@ use crate::upstream::{Upstream, View};
 
 /// How long the farewell to the server may take.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// What keeps a silent stream alive.
-const COMMENT: Bytes = Bytes::from_static(b": \n\n");
 
 /// Why a stream has ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
