@@ -73,6 +73,7 @@
 //! src/catalog/watch.rs — a blocking read of the catalog — itself; awaited at once
 //! src/listener/accept.rs — a task for each connection of a client — its client, a deadline, or the end of the service
 //! src/sample/http.rs — a task for each connection of the sample servers — its client, or `stopping`
+//! src/upstream/legacy_sse/session.rs — a task for each session with a server of 2024-11-05 — its stream, `Session::end`, or disuse
 //! src/upstream/health.rs — a round of health checks for each server that is due — itself; dropped with the watch
 //! ```
 

@@ -10,6 +10,7 @@ mod credential;
 mod endpoint;
 mod health;
 mod http;
+mod legacy_sse;
 mod select;
 
 use std::collections::HashMap;

@@ -169,7 +169,7 @@ pub struct Remote {
 pub enum RemoteKind {
     /// `remote-http`: Streamable HTTP.
     Http,
-    /// `remote-sse`: the Open MCP Gateway's name for JSON-RPC over HTTP POST.
+    /// `remote-sse`: HTTP+SSE of 2024-11-05, or JSON-RPC over HTTP POST, whichever the server speaks.
     Sse,
     /// `raw-http`: an HTTP upstream that is not read, forwarded opaquely under `/servers/{id}/raw/`.
     Raw,

@@ -19,7 +19,7 @@ use super::endpoint::Endpoint;
 use super::health::Probe;
 use super::http::Lines;
 use crate::bridge::Bridge;
-use crate::catalog::{Health, HealthKind, Runtime, Server};
+use crate::catalog::{Health, HealthKind, Remote, RemoteKind, Runtime, Server};
 
 /// Pingora looks through its rotation this many times per endpoint before it gives up.
 const ROUNDS_MAX: usize = 8;
@@ -57,12 +57,18 @@ impl Pool {
             Runtime::Local(_) => (Default::default(), None),
             Runtime::Remote(remote) => (remote.headers.clone(), Some(remote.health.clone())),
         };
-        let keep = |number, url: &Uri| before.iter().find(|e| e.is(number, url, &headers)).cloned();
+        let old = matches!(&server.runtime, Runtime::Remote(Remote { kind: RemoteKind::Sse, .. }));
+        let same =
+            |e: &Endpoint, number, url: &Uri| e.is(number, url, &headers) && e.may_be_legacy_sse() == old;
+        let keep = |number, url: &Uri| before.iter().find(|e| same(e, number, url)).cloned();
         let mut endpoints = Vec::with_capacity(addresses.len());
         let mut backends = BTreeSet::new();
         for (number, (url, weight)) in addresses.into_iter().enumerate() {
             let kept = keep(number, &url);
-            let make = || Arc::new(Endpoint::new(number, url, &headers, Lines::new(idle_max)));
+            let make = || {
+                let endpoint = Endpoint::new(number, url, &headers, Lines::new(idle_max));
+                Arc::new(endpoint.with_legacy_sse(old))
+            };
             let endpoint = kept.unwrap_or_else(make);
             backends.insert(backend(&endpoint, weight));
             endpoints.push(endpoint);

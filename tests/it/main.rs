@@ -36,6 +36,7 @@ mod readme;
 mod recorder;
 mod scorecard;
 mod settings;
+mod sse_upstream;
 mod stdio;
 mod streams;
 mod tls;
