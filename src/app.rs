@@ -194,7 +194,7 @@ fn build(
     let admission = Admission::new(conf, entrance, buckets, gate.clone(), Arc::clone(&meters));
     let recorder = Recorder::new(access_log.clone(), audit, Arc::clone(&meters));
     let proxy = Proxy::new(Arc::clone(&hub), admission, forwarding, recorder, conf.limits);
-    let proxy = proxy.drain_on(phases.draining.subscribe());
+    let proxy = proxy.drain_on(phases.draining.subscribe()).resume(conf.session.resume);
     Ok(Built { hub, bridge, control, access_log, audit_log, meters, proxy, gate, phases, control_socket })
 }
 

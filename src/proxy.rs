@@ -18,6 +18,7 @@ mod names;
 mod oauth;
 mod record;
 mod rejection;
+mod replay;
 mod route;
 mod sse;
 mod standing;
@@ -43,7 +44,7 @@ pub use forward::Forwarding;
 pub use record::Recorder;
 pub use route::{ROUTES, Route};
 
-use crate::conf::Limits;
+use crate::conf::{Limits, Resume};
 use crate::hub::Hub;
 use crate::limit::Decision;
 use crate::listener::Connection;
@@ -66,6 +67,8 @@ pub struct Proxy {
     draining: watch::Receiver<bool>,
     /// Streams of clients of 2024-11-05.
     streams: sse::Table,
+    /// Streams that can be taken up again.
+    replays: replay::Replays,
 }
 
 impl Proxy {
@@ -78,7 +81,16 @@ impl Proxy {
         limits: Limits,
     ) -> Self {
         let (_, draining) = watch::channel(false);
-        Self { hub, admission, forwarding, recorder, limits, draining, streams: sse::Table::default() }
+        Self {
+            hub,
+            admission,
+            forwarding,
+            recorder,
+            limits,
+            draining,
+            streams: sse::Table::default(),
+            replays: replay::Replays::default(),
+        }
     }
 
     /// Finds the client's address and the door, and checks what needs no caller.
@@ -131,6 +143,12 @@ impl Proxy {
     fn challenge(&self, session: &Session, rejection: &Rejection) -> Option<HeaderValue> {
         let server = self.admission.resource_server();
         oauth::challenge(&server, Connection::of(session)?, session.req_header(), rejection)
+    }
+
+    /// Keeps streams to be taken up again, as `resume` says.
+    pub fn resume(mut self, resume: Resume) -> Self {
+        self.replays = replay::Replays::new(resume);
+        self
     }
 
     /// Ends open streams and asks clients to reconnect elsewhere once `draining` turns true.

@@ -46,6 +46,17 @@ pub struct SessionConf {
     pub key: Option<Secret>,
     /// Age at which a session ends.
     pub ttl: Duration,
+    /// Whether streams of servers that offer no resumption can be resumed.
+    pub resume: Resume,
+}
+
+/// Where streams are kept to be resumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resume {
+    /// Nowhere.
+    Off,
+    /// In this process.
+    Memory,
 }
 
 /// Log form and level.

@@ -9,10 +9,12 @@ use pingora_proxy::Session;
 
 use super::admit::Admitted;
 use super::rejection::{RawFault, Rejection};
+use super::replay::Owner;
 use super::{Ctx, Proxy, body, headers, write};
 use crate::auth::{Caller, Demand};
 use crate::hub::{self, Asked, HubError, Relayed};
 use crate::mcp::{self, Era, Id, Kind, Malformed, MalformedKind, Message, Method, ParseLimits};
+use crate::reply::{Body, Reply, Stream};
 use crate::upstream::{Upstream, View};
 
 const JSON: &str = "application/json";
@@ -30,13 +32,62 @@ pub(super) async fn at_server(
     let verb = session.req_header().method.clone();
     let admitted = proxy.admission.admit(session, (path, verb != Verb::GET), ctx).await?;
     // The message is read before the server is looked up, so that every refusal from here on answers its id.
-    let (asked, message_id) = match verb {
+    let (mut asked, message_id) = match verb {
         Verb::POST => message(proxy, session, ctx).await?,
         _ => without_message(session, ctx, verb)?,
     };
     let upstream = enter(ctx, view, (&admitted.caller, id), message_id.clone())?;
+    if asked.method == Method::Stream
+        && let Some(stream) = replayed(proxy, (&admitted.caller, id), &mut asked)
+    {
+        return resume(proxy, session, ctx, (admitted, upstream), stream).await;
+    }
     let waiter = Waiter { admitted, upstream, id: message_id, style: Asking::Relay };
     answer(proxy, session, ctx, waiter, asked).await
+}
+
+/// What a client missed of a stream that was kept for it. An id of ours means nothing to the server.
+fn replayed(proxy: &Proxy, (caller, server): (&Caller, &str), asked: &mut Asked) -> Option<Stream> {
+    let at = asked.headers.get("last-event-id")?.to_str().ok()?.to_owned();
+    let owner = Owner::of(caller.id, server, asked.session.as_deref());
+    let replayed = proxy.replays.after(&at, &owner)?;
+    asked.headers.remove("last-event-id");
+    replayed
+}
+
+/// Goes on with a stream that was kept.
+async fn resume(
+    proxy: &Proxy,
+    session: &mut Session,
+    ctx: &mut Ctx,
+    (mut admitted, upstream): (Admitted, Arc<Upstream>),
+    stream: Stream,
+) -> Result<(), Rejection> {
+    let server = upstream.server.id.as_str().to_owned();
+    proxy.hub.permit(&admitted.caller, &upstream, &Demand::Session).map_err(|error| match error {
+        HubError::Denied(denied) => {
+            Rejection::Denied { denied, server, era: Era::Legacy, wanted: false, id: None }
+        }
+        error => Rejection::Hub { error, server, id: None },
+    })?;
+    pay(proxy, ctx, &mut admitted, &upstream, Method::Stream)?;
+    let mut headers = http::HeaderMap::new();
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(EVENTS));
+    headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-cache"));
+    headers.insert("x-accel-buffering", http::HeaderValue::from_static("no"));
+    let reply = Reply { status: http::StatusCode::OK, headers, body: Body::Stream(Box::new(stream)) };
+    let standing = proxy.admission.standing(proxy.hub.fleet(), &admitted, &upstream).of(None, true);
+    let (draining, comment_every) = (proxy.draining.clone(), proxy.limits.comment_every);
+    let watching = write::Watching {
+        leaving_cancels: true,
+        id: None,
+        draining,
+        standing,
+        comment_every,
+        recording: None,
+    };
+    write::reply(session, ctx, reply, Some(watching)).await;
+    Ok(())
 }
 
 /// `POST /mcp`: the Open MCP Gateway's envelope, which names the server in the body.
@@ -238,6 +289,10 @@ async fn answer(
     let leaving_cancels = asked.era == Era::Modern || asked.method == Method::Stream;
     let opened_for = (asked.method == Method::Listen).then(|| asked.demand.clone());
     let is_open_ended = matches!(asked.method, Method::Stream | Method::Listen);
+    let (method, of_server) = (asked.method, upstream.server.id.as_str());
+    // The modern era asks anew instead; `initialize` has no session yet to come back to.
+    let is_kept = era == Era::Legacy && method != Method::Initialize && style == Asking::Relay;
+    let owner = is_kept.then(|| Owner::of(admitted.caller.id, of_server, asked.session.as_deref()));
     let asking = pin!(async {
         match style {
             Asking::Relay => proxy.hub.relay(&admitted.caller, &permitted, asked).await,
@@ -260,7 +315,14 @@ async fn answer(
     let standing = proxy.admission.standing(proxy.hub.fleet(), &admitted, &upstream);
     let standing = standing.of(opened_for, is_open_ended);
     let (draining, comment_every) = (proxy.draining.clone(), proxy.limits.comment_every);
-    let watching = write::Watching { leaving_cancels, id, draining, standing, comment_every };
+    let recording = match (&owner, &reply.body) {
+        (Some(owner), Body::Stream(stream)) if stream.events => proxy.replays.begin(owner),
+        _ => None,
+    };
+    if let (Some(owner), Method::EndSession, true) = (&owner, method, reply.status.is_success()) {
+        proxy.replays.forget(owner);
+    }
+    let watching = write::Watching { leaving_cancels, id, draining, standing, comment_every, recording };
     write::reply(session, ctx, reply, Some(watching)).await;
     drop(in_flight);
     Ok(())

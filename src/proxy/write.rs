@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::rejection::{Rejection, Style};
+use super::replay::Recording;
 use super::standing::Standing;
 use super::{Ctx, body, cors, headers};
 use crate::mcp::{Answer, Code, Decoder, Id, RpcError, Verdict, encode_event};
@@ -35,6 +36,8 @@ pub(super) struct Watching {
     pub(super) standing: Standing,
     /// How often a silent stream is kept alive.
     pub(super) comment_every: Duration,
+    /// Keeps it for a client that lost its connection.
+    pub(super) recording: Option<Recording>,
 }
 
 /// Runs `work`, unless the client leaves first and that ends it.
@@ -183,6 +186,9 @@ struct Passing {
     /// When the client was last told something.
     said: Instant,
     comment_every: Option<Duration>,
+    recording: Option<Recording>,
+    /// When the client left, if it did.
+    left: Option<Instant>,
     /// Whether the client still takes bytes.
     there: bool,
     /// Whether the client got less than a whole answer.
@@ -196,6 +202,8 @@ enum Next {
     Piece(Bytes),
     /// Nothing, for so long that the client is told so.
     Silence,
+    /// Nothing yet: the stream begins with an id of ours.
+    Prime,
     End(Ending),
     ClientGone,
     Drained,
@@ -242,7 +250,8 @@ impl Ending {
 }
 
 impl Passing {
-    fn new(stream: Stream, watching: Option<Watching>) -> Self {
+    fn new(stream: Stream, mut watching: Option<Watching>) -> Self {
+        let recording = watching.as_mut().and_then(|watching| watching.recording.take());
         let decoder = watching.as_ref().filter(|_| stream.events).map(|_| Decoder::new(LOOKED_AT_BYTES_MAX));
         let open_ended = stream.deadline.is_none();
         let comment_every = watching.as_ref().filter(|_| stream.events).map(|it| it.comment_every);
@@ -266,6 +275,8 @@ impl Passing {
             heard,
             said,
             comment_every,
+            recording,
+            left: None,
             there,
             broken,
             revoked,
@@ -284,9 +295,10 @@ impl Passing {
                     self.said = self.heard;
                     self.pass(session, piece).await;
                 }
-                Next::Silence => {
-                    self.said = Instant::now();
-                    self.there = session.write_response_body(Some(COMMENT), false).await.is_ok();
+                Next::Silence => self.write(session, COMMENT).await,
+                Next::Prime => {
+                    let first = self.recording.as_mut().map(Recording::prime).unwrap_or_default();
+                    self.write(session, first).await;
                 }
                 Next::End(ending) => break self.end(session, ending).await,
                 Next::Drained => break self.finish(session).await,
@@ -296,7 +308,11 @@ impl Passing {
                 }
                 Next::ClientGone => self.there = false,
             }
-            if !self.there && self.leaving_cancels {
+            if !self.there && self.left.is_none() {
+                self.left = Some(Instant::now());
+            }
+            let is_kept = self.recording.as_ref().is_some_and(Recording::is_resumable);
+            if !self.there && self.leaving_cancels && !is_kept {
                 self.broken = true;
                 return;
             }
@@ -314,6 +330,15 @@ impl Passing {
             (Some(late), Some(silent)) if silent < late => (Some(silent), Next::Silence),
             (None, Some(silent)) => (Some(silent), Next::Silence),
             (late, _) => (late, Next::End(Ending::Late)),
+        };
+        let prime = self.recording.as_ref().and_then(Recording::prime_at).filter(|_| self.there);
+        // An open-ended stream is read on for somebody who may come back, but not for ever.
+        let open_ended = self.stream.deadline.is_none();
+        let given_up = self.left.filter(|_| open_ended).map(Recording::kept_until);
+        let (until, next) = match (prime, given_up) {
+            (Some(prime), _) => (Some(prime), Next::Prime),
+            (None, Some(given_up)) => (Some(given_up), Next::End(Ending::Whole)),
+            (None, None) => (until, next),
         };
         tokio::select! {
             biased;
@@ -348,8 +373,21 @@ impl Passing {
                 None => drop(outcome.get_or_insert(Outcome::Ok)),
             });
         }
-        if self.there {
-            self.there = session.write_response_body(Some(piece), false).await.is_ok();
+        let piece = match &mut self.recording {
+            Some(recording) => recording.take(&piece),
+            None => piece,
+        };
+        self.write(session, piece).await;
+    }
+
+    /// Writes to the client, if it is there and has not gone on elsewhere.
+    async fn write(&mut self, session: &mut Session, bytes: Bytes) {
+        if self.recording.as_ref().is_some_and(Recording::is_taken) {
+            self.there = false;
+        }
+        self.said = Instant::now();
+        if self.there && !bytes.is_empty() {
+            self.there = session.write_response_body(Some(bytes), false).await.is_ok();
         }
     }
 
@@ -368,8 +406,10 @@ impl Passing {
         if self.stream.events && !resumable {
             let error =
                 RpcError { code, message: words.into(), data: Some(json!({"reason": ending.reason()})) };
-            let event = encode_event(&error.to_message(self.id.as_ref()));
-            if self.there && self.decoder.as_ref().is_some_and(Decoder::is_within_event) {
+            let mut event = encode_event(&error.to_message(self.id.as_ref()));
+            if let Some(recording) = &mut self.recording {
+                event = recording.own(&event);
+            } else if self.there && self.decoder.as_ref().is_some_and(Decoder::is_within_event) {
                 // What the server left half said must not swallow it.
                 let end = Bytes::from_static(b"\n\n");
                 self.there = session.write_response_body(Some(end), false).await.is_ok();
@@ -382,6 +422,10 @@ impl Passing {
     }
 
     async fn finish(&mut self, session: &mut Session) {
+        if let Some(recording) = &mut self.recording {
+            let rest = recording.end();
+            self.write(session, rest).await;
+        }
         if self.there {
             let _ = session.write_response_body(None, true).await;
         }

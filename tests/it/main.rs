@@ -34,6 +34,7 @@ mod policy;
 mod raw;
 mod readme;
 mod recorder;
+mod resume;
 mod scorecard;
 mod settings;
 mod sse_upstream;
