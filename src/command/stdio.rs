@@ -9,6 +9,7 @@ mod call;
 mod door;
 mod line;
 mod listen;
+mod mirror;
 mod own;
 mod place;
 mod relay;

@@ -295,6 +295,25 @@ fn a_cancelled_call_ends_upstream_in_both_eras() {
     runtime.block_on(fake.wait_for("DELETE", SOON));
 }
 
+/// An official server refuses calls whose arguments are not in the headers that its schema names.
+#[test]
+fn arguments_that_travel_in_headers_do_so() {
+    let fixture = packages::Server::fixture();
+    let runtime = json!({"type": "remote-http", "url": fixture.url});
+    let gateway = Gateway::start(&json!({"servers": [{"id": "it", "runtime": runtime}]}).to_string());
+    let mut desk = Desktop::start(&["-s", "it", "-g", &gateway.path("")], &[]);
+    let arguments = json!({"region": "us-east", "priority": 1, "urgent": true});
+    let call =
+        |id: i64| modern(id, "tools/call", json!({"name": "test_x_mcp_header", "arguments": arguments}));
+    let before = desk.ask(&call(1));
+    assert_eq!(before["error"]["code"], -32020, "nobody has asked for the schema yet: {before}");
+    let list = desk.ask(&modern(2, "tools/list", json!({})));
+    assert!(list["result"]["tools"].is_array(), "{list}");
+    let after = desk.ask(&call(3));
+    assert!(after["result"]["content"].is_array(), "{after}");
+    assert!(desk.end().success());
+}
+
 #[test]
 fn a_gateway_that_is_not_there_is_told() {
     let port = free_port();

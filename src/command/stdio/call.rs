@@ -38,6 +38,8 @@ pub(super) const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration
 pub(super) enum Said {
     /// A message.
     Line(Bytes),
+    /// A list of tools.
+    Tools(Bytes),
     /// The response to `initialize`, and with it a session.
     Opened(Opened, Bytes),
 }
@@ -254,6 +256,9 @@ impl Caller<'_> {
             _ if !aloud => {}
             Some(opened) => {
                 let _ = self.tell.send(Said::Opened(opened.clone(), heard.line)).await;
+            }
+            None if message.method == Method::ToolsList && message.mirrored.is_some() => {
+                let _ = self.tell.send(Said::Tools(heard.line)).await;
             }
             None => self.say(heard.line).await,
         }

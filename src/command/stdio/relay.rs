@@ -25,6 +25,7 @@ use super::call::{Caller, Ended, Said, Trouble};
 use super::door::Door;
 use super::line::Message;
 use super::listen::{Deaf, listen};
+use super::mirror::Mirror;
 use super::session::{INITIALIZED, Opened, Session};
 use super::streams::{Lines, Overlong};
 use crate::mcp::{Code, Id, Kind, Method, RpcError};
@@ -70,6 +71,7 @@ struct Relay {
     opening: Option<Id>,
     /// What is sent again once the session is open again.
     lost: Vec<Message>,
+    mirror: Mirror,
     /// Lines of our own; each is for one line read or one call ended.
     own: VecDeque<Bytes>,
 }
@@ -157,6 +159,7 @@ impl Relay {
             listening: None,
             opening: None,
             lost: Vec::new(),
+            mirror: Mirror::default(),
             own: VecDeque::new(),
         }
     }
@@ -169,6 +172,10 @@ impl Relay {
     fn take(&mut self, said: Said) -> Bytes {
         match said {
             Said::Line(line) => line,
+            Said::Tools(line) => {
+                self.mirror.learn(&line);
+                line
+            }
             Said::Opened(opened, line) => {
                 self.session.is(opened);
                 line
@@ -211,7 +218,7 @@ impl Relay {
         }));
     }
 
-    fn request(&mut self, message: Message) {
+    fn request(&mut self, mut message: Message) {
         if self.calls.len() >= CALLS_MAX {
             let words = "too many requests at once: wait for one to end".to_owned();
             if let Some(line) = message.fails(Code::UNAVAILABLE, "too_many_in_flight", words) {
@@ -223,6 +230,11 @@ impl Relay {
             self.session.begins(&message);
             self.listening = None;
             self.opening.clone_from(&message.id);
+        }
+        if message.method == Method::ToolsCall
+            && let Some(mirrored) = &mut message.mirrored
+        {
+            mirrored.extend(self.mirror.headers(&message.body));
         }
         self.session.remember(&message);
         self.send(message);
