@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::client::{Caller, Event, request};
 use crate::fake::{self, Act, Fake, Seen, Step};
 use crate::gateway::Gateway;
-use crate::packages::Server;
+use crate::interop::json_of;
+use crate::packages::{self, Server};
 
 const SOON: Duration = Duration::from_secs(20);
 const ONE: &str = "Rq7vB2mX9kT4wZ6n-one";
@@ -140,4 +141,66 @@ async fn a_server_that_offers_resumption_itself_is_left_alone() {
     assert!(!last.starts_with("tollgate-"), "{last}");
     let mut resumed = one.with("last-event-id", &last).get_stream().await;
     assert_eq!(resumed.message().await["id"], 1);
+}
+
+/// A relay that cuts the connection on which it first sees `mark` on its way to the client.
+fn cutter(
+    to: std::net::SocketAddr,
+    mark: &'static str,
+) -> (std::net::SocketAddr, std::sync::mpsc::Receiver<()>) {
+    use std::io::{Read as _, Write as _};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (cut, was_cut) = std::sync::mpsc::sync_channel(1);
+    // It ends with the test's process; each connection with either end of it.
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let server = TcpStream::connect(to).unwrap();
+            let (mut up, mut server_end) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut up, &mut server_end);
+                let _ = server_end.shutdown(Shutdown::Both);
+            });
+            let (cut, mut client, mut server) = (cut.clone(), client, server);
+            std::thread::spawn(move || {
+                let mut buffer = [0; 16 * 1024];
+                while let Ok(read @ 1..) = server.read(&mut buffer) {
+                    if client.write_all(&buffer[..read]).is_err() {
+                        break;
+                    }
+                    let seen = String::from_utf8_lossy(&buffer[..read]).contains(mark);
+                    if seen && cut.try_send(()).is_ok() {
+                        break;
+                    }
+                }
+                let _ = client.shutdown(Shutdown::Both);
+                let _ = server.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    (address, was_cut)
+}
+
+#[test]
+fn an_official_client_gets_its_answer_though_its_connection_was_cut() {
+    let fake = Fake::start(|seen: &Seen| match (seen.method.as_str(), seen.rpc().as_str()) {
+        (_, "tools/call") => {
+            Act::Stream(vec![Step::Send(note(1)), Step::Gate, Step::Send(seen.text("late"))])
+        }
+        ("GET", _) => Act::Status(405),
+        _ => fake::legacy(seen),
+    });
+    let gateway = before(&fake.url(), "memory");
+    let (relay, cut) = cutter(gateway.address(), "\"data\":1");
+    let mut command = std::process::Command::new(packages::node());
+    command.arg(packages::folder().join("clients/ts_v1.mjs"));
+    command.arg(format!("http://{relay}/servers/it/mcp")).args(["--tool", "echo"]);
+    command.args(["--header", &format!("authorization: Bearer {ONE}")]);
+    let client = std::thread::spawn(move || packages::run(command, 3 * SOON));
+    cut.recv_timeout(SOON).expect("the stream of the call was cut");
+    fake.release();
+    let said = json_of(&client.join().unwrap());
+    assert_eq!(said["result"]["content"][0]["text"], "late", "{said}");
+    assert_eq!(fake.seen_rpc("tools/call").len(), 1, "the call ran once");
 }
