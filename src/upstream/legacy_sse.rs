@@ -4,7 +4,7 @@
 //! `remote-sse` is the Open MCP Gateway's name for JSON-RPC over POST, and everybody else's for this transport. What a
 //! server speaks is found out as clients do (2026-07-28/basic/transports, "Backward Compatibility"): `initialize` is
 //! posted first, and where that is answered with 400, 404 or 405 a stream is opened and its endpoint event waited for.
-//! The verdict is kept. A stream is a session: `initialize` opens one, a POST is answered when its response has come on
+//! The verdict is kept until it fails. A stream is a session: `initialize` opens one, a POST is answered when its response has come on
 //! it, and what the server says unasked goes to the session's GET stream. When the stream ends the session is unknown.
 
 mod place;
@@ -113,10 +113,15 @@ impl LegacySse {
         };
         match self.open(endpoint, connector, &asked, &message).await? {
             Some(opened) => Ok(opened),
-            // What it said to the POST is what there is to say.
-            None => Ok(first.unwrap_or_else(|| {
-                refuse(StatusCode::BAD_GATEWAY, Code::BAD_UPSTREAM, "the server opens no stream", None)
-            })),
+            None => {
+                // A server that has become another is asked as one that is not known.
+                self.known.store(false, Ordering::Relaxed);
+                match first {
+                    // What it said to the POST is what there is to say.
+                    Some(first) => Ok(first),
+                    None => endpoint.post_as_is(connector, asked).await,
+                }
+            }
         }
     }
 

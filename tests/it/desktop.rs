@@ -61,7 +61,13 @@ impl Desktop {
     #[track_caller]
     fn ask(&mut self, message: &Value) -> Value {
         self.say(message);
-        self.hear()
+        loop {
+            // Servers announce things in between.
+            let heard = self.hear();
+            if heard.get("method").is_none() {
+                return heard;
+            }
+        }
     }
 
     /// `initialize`, and what follows it.
@@ -222,11 +228,7 @@ fn a_gateway_that_comes_back_finds_everything_as_it_was() {
     desk.ask(&request(3, "resources/unsubscribe", json!({"uri": "a:left"})));
     desk.say(&request("flying", "tools/call", json!({"name": "hang", "arguments": {}})));
     let runtime = runtime();
-    runtime.block_on(async {
-        while !fake.seen_rpc("tools/call").iter().any(|seen| seen.json()["id"] == "flying") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    });
+    runtime.block_on(fake.wait_for_one("call in flight", |seen| seen.json()["id"] == "flying"));
     drop(gateway.kill());
     let failed = desk.hear();
     assert_eq!(failed["id"], "flying", "{failed}");
@@ -282,11 +284,9 @@ fn a_cancelled_call_ends_upstream_in_both_eras() {
     assert!(fake.seen_rpc("notifications/cancelled").is_empty(), "the modern era closes the stream instead");
     desk.open();
     desk.say(&call(2));
-    runtime.block_on(async {
-        while fake.seen_rpc("tools/call").len() < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    });
+    runtime.block_on(
+        fake.wait_for_one("second call", |seen| seen.rpc() == "tools/call" && seen.json()["id"] == 2),
+    );
     desk.say(&cancel(2));
     let cancelled = runtime.block_on(fake.wait_for("notifications/cancelled", SOON));
     assert_eq!(cancelled.json()["params"]["requestId"], 2);

@@ -183,6 +183,14 @@ impl Fake {
         .await
     }
 
+    /// Waits for a request of which `is_it` says so.
+    pub(crate) async fn wait_for_one(&self, what: &str, is_it: impl Fn(&Seen) -> bool) -> Seen {
+        self.wait(&format!("no {what}"), Duration::from_secs(20), |shared| {
+            shared.seen.lock().unwrap().iter().find(|seen| is_it(seen)).cloned()
+        })
+        .await
+    }
+
     /// Waits until the other side has closed the connection of that unanswered request. Gives the moment.
     pub(crate) async fn wait_for_gone(&self, number: usize, within: Duration) -> Instant {
         self.wait(&format!("request {number} was not given up"), within, |shared| {

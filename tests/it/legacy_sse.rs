@@ -139,6 +139,26 @@ async fn a_stream_takes_messages_of_its_own_caller_alone() {
 }
 
 #[tokio::test]
+async fn a_revoked_key_ends_the_stream_and_what_runs_for_it() {
+    let script = |seen: &fake::Seen| match seen.rpc().as_str() {
+        "tools/call" => Act::Hang,
+        _ => fake::legacy(seen),
+    };
+    let fake = Fake::start(script);
+    let gateway = Gateway::with(&catalog(&fake).to_string()).conf(&keys()).start();
+    let mut sse = Sse::open(&gateway, Some(ONE)).await;
+    sse.initialize().await;
+    sse.say(&call(1)).await;
+    let running = fake.wait_for("tools/call", SOON).await;
+    gateway.edit_conf(&keys().replace(ONE, "Ne4aV7oI2tE9rQ5x-new"));
+    assert_eq!(sse.events.next().await, None, "the stream ends");
+    fake.wait_for_gone(running.number, SOON).await;
+    fake.wait_for("DELETE", SOON).await;
+    let logged = |line: &Value| (line["door"] == "sse" && line["outcome"] == "denied").then_some(());
+    gateway.wait_for_log("the stream's line", SOON, logged);
+}
+
+#[tokio::test]
 async fn what_is_refused_is_told_where_the_client_waits() {
     let fake = Fake::start(fake::legacy);
     let mut catalog = catalog(&fake);

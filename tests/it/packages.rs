@@ -182,10 +182,15 @@ impl Server {
         ]);
         command.arg("--").arg(node()).arg(everything()).arg("stdio");
         let url = format!("http://127.0.0.1:{port}{path}");
-        Self::start(command, |line| {
-            (line.contains("starting server on port") || line.contains("server is running"))
-                .then(|| url.clone())
-        })
+        let server =
+            Self::start(command, |line| line.contains("starting server on port").then(|| url.clone()));
+        // It says so before it listens.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < deadline, "mcp-proxy does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        server
     }
 
     #[track_caller]

@@ -1,12 +1,14 @@
 //! Servers of 2024-11-05 behind the gateway (`remote-sse`), and the bridges that people put before stdio servers.
 //! Not here: clients of that transport (`legacy_sse`).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::client::{Caller, request};
+use crate::client::{Answer, Caller, request};
 use crate::fake::{self, Act, Fake, Seen, Step};
 use crate::gateway::Gateway;
 use crate::packages::Server;
@@ -131,6 +133,19 @@ fn hello() -> Value {
     )
 }
 
+/// Opens a session: the server answers once it has `initialize`, at the place that it named.
+async fn open(fake: &Fake, caller: &Caller) -> Answer {
+    let (before, hello) = (fake.seen().len(), hello());
+    let answered = async {
+        fake.wait_for_one("initialize at its place", |seen| {
+            seen.number >= before && seen.path.starts_with("/message") && seen.rpc() == "initialize"
+        })
+        .await;
+        fake.release();
+    };
+    tokio::join!(caller.post(&hello), answered).0
+}
+
 #[tokio::test]
 async fn an_endpoint_of_another_origin_gets_nothing() {
     let canary = Fake::start(|_| Act::Status(202));
@@ -144,13 +159,7 @@ async fn an_endpoint_of_another_origin_gets_nothing() {
     let fake = scripted(|seen| format!("http://{}/message?sessionId=x", seen.headers["host"]));
     let gateway = before("remote-sse", &fake.url());
     let caller = Caller::new(&gateway.url("it"));
-    let hello = hello();
-    let (opened, ()) = tokio::join!(caller.post(&hello), async {
-        while !fake.seen().iter().any(|seen| seen.path == "/message?sessionId=x") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        fake.release();
-    });
+    let opened = open(&fake, &caller).await;
     assert_eq!(opened.result()["serverInfo"]["name"], "old", "{opened:?}");
 }
 
@@ -159,23 +168,44 @@ async fn a_session_ends_with_the_servers_stream() {
     let fake = scripted(|_| "/message?sessionId=x".to_owned());
     let gateway = before("remote-sse", &fake.url());
     let caller = Caller::new(&gateway.url("it"));
-    fake.release();
-    let opened = caller.post(&hello()).await;
+    let opened = open(&fake, &caller).await;
     assert_eq!(opened.result()["serverInfo"]["name"], "old", "{opened:?}");
     let session = caller.clone().with("mcp-session-id", opened.header("mcp-session-id").unwrap());
     // A call in flight learns that its answer will not come.
     let call = call(1);
     let (cut, ()) = tokio::join!(session.post(&call), async {
-        while !fake.seen().iter().any(|seen| seen.rpc() == "tools/call") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        fake.wait_for("tools/call", SOON).await;
         fake.release();
     });
     assert_eq!((cut.status, &cut.json()["id"]), (502, &json!(1)), "{cut:?}");
     let lost = session.post(&call).await;
     assert_eq!(lost.status, 404, "the session is unknown, so that whoever has it opens another: {lost:?}");
+    assert_eq!(open(&fake, &caller).await.result()["serverInfo"]["name"], "old");
+}
+
+#[tokio::test]
+async fn a_server_that_was_replaced_by_a_newer_one_is_found_out() {
+    let new = Arc::new(AtomicBool::new(false));
+    let is_new = Arc::clone(&new);
+    let fake = Fake::start(move |seen| match (is_new.load(Ordering::SeqCst), seen.method.as_str()) {
+        (true, "GET") => Act::Status(405),
+        (true, _) => fake::legacy(seen),
+        (false, "GET") => Act::Stream(vec![
+            Step::Lines("event: endpoint\ndata: /message".into()),
+            Step::Send(
+                json!({"jsonrpc": "2.0", "id": 0, "result": {"protocolVersion": "2024-11-05", "capabilities": {}, "serverInfo": {"name": "old", "version": "1"}}}),
+            ),
+            Step::Gate,
+        ]),
+        _ if seen.path == "/mcp" => Act::Status(404),
+        _ => Act::Status(202),
+    });
+    let gateway = before("remote-sse", &fake.url());
+    let caller = Caller::new(&gateway.url("it"));
+    assert_eq!(open(&fake, &caller).await.result()["serverInfo"]["name"], "old");
     fake.release();
-    assert_eq!(caller.post(&hello()).await.result()["serverInfo"]["name"], "old");
+    new.store(true, Ordering::SeqCst);
+    assert_eq!(caller.post(&hello()).await.result()["serverInfo"]["name"], "fake");
 }
 
 /// Contract 001's `remote-sse`: JSON-RPC over POST. No stream is asked for.
