@@ -12,6 +12,7 @@ mod inherit;
 mod listen;
 mod observe;
 mod overload;
+mod private;
 mod running;
 mod sidecar;
 mod systemd;
@@ -50,6 +51,7 @@ use drain::Drain;
 pub use inherit::Inheritance;
 use listen::ProxyService;
 use overload::Overload;
+pub use private::Private;
 use running::PidFile;
 pub use running::{Attempt, running_pid};
 use sidecar::{BridgeService, Sidecar};
@@ -103,6 +105,20 @@ pub enum StartError {
 /// Runs the gateway with what was `loaded` from `sources` until a signal ends it. The sources' environment answers
 /// `${NAME}` in the catalog. What it has `inherited` it takes over from a process that then ends.
 pub fn run(loaded: Loaded, sources: Sources, inherited: &mut Inheritance) -> Result<(), StartError> {
+    run_as(loaded, sources, inherited, None)
+}
+
+/// The same, for nobody but this process: with `private` saying which server, and when to end.
+pub fn run_privately(loaded: Loaded, sources: Sources, private: Private) -> Result<(), StartError> {
+    run_as(loaded, sources, &mut Inheritance::default(), Some(private))
+}
+
+fn run_as(
+    loaded: Loaded,
+    sources: Sources,
+    inherited: &mut Inheritance,
+    private: Option<Private>,
+) -> Result<(), StartError> {
     let Loaded { mut conf, warnings, file, .. } = loaded;
     telemetry::init_log(&conf.log);
     warn_of(&warnings);
@@ -112,19 +128,21 @@ pub fn run(loaded: Loaded, sources: Sources, inherited: &mut Inheritance) -> Res
     make_state_dir(conf)?;
     let listening = Listening::bind(conf, std::mem::take(&mut inherited.sockets))?;
     let succession = Succession::new(listening.bound()).map_err(StartError::Succession)?;
-    let demo = Demo::prepare(conf, sources.env.clone())?;
+    let mut demo = Demo::prepare(conf, sources.env.clone())?;
+    demo.only = private.as_ref().map(|private| private.server.clone());
     let built = build(conf, &demo, (sources, file), started)?;
     if inherited.is_any() {
         built.meters.life().upgraded("ok");
     }
-    let life = Life { succession, inheritance: std::mem::take(inherited) };
+    let life = Life { succession, inheritance: std::mem::take(inherited), private };
     serve(conf, demo, (listening, life), built)
 }
 
-/// What comes before and after this process.
+/// What comes before and after this process, and whose it is alone.
 struct Life {
     succession: Succession,
     inheritance: Inheritance,
+    private: Option<Private>,
 }
 
 fn warn_of(warnings: &Mistakes) {
@@ -218,7 +236,7 @@ fn build(
     let admission = Admission::new(conf, entrance, buckets, load.clone(), Arc::clone(&meters));
     let recorder = Recorder::new(access_log.clone(), audit, Arc::clone(&meters));
     let proxy = Proxy::new(Arc::clone(&hub), admission, forwarding, recorder, conf.limits);
-    let proxy = proxy.ending_with(phases.ending());
+    let proxy = proxy.ending_with(phases.ending()).resume(conf.session.resume);
     Ok(Built { hub, children, control, access_log, audit_log, meters, proxy, load, phases, control_socket })
 }
 
@@ -305,7 +323,14 @@ fn serve(
 ) -> Result<(), StartError> {
     let Built { hub, children, control, access_log, audit_log, meters, proxy, load, phases, control_socket } =
         built;
-    let announcement = announce::Announcement::new(conf, &demo, listening.bound(), &hub);
+    let mut announcement = announce::Announcement::new(conf, &demo, listening.bound(), &hub);
+    // Its standard output is its client's.
+    let access_lines: Box<dyn std::io::Write + Send> =
+        if life.private.is_some() { Box::new(std::io::sink()) } else { Box::new(std::io::stdout()) };
+    let stop = life.private.map(|private| {
+        announcement.tell(private.ready);
+        private.stop
+    });
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(conf));
     // One elsewhere may come later, and go and come again.
     let bridge_socket = match &children {
@@ -347,7 +372,7 @@ fn serve(
     server.add_service(GenBackgroundService::new("bridge".into(), Arc::new(bridge_service)));
     server.add_service(GenBackgroundService::new("sidecar".into(), Arc::new(sidecar)));
     server.add_service(proxy);
-    let logs = write_logs(access_log, audit_log);
+    let logs = write_logs(access_log, access_lines, audit_log);
     let drain = Drain {
         phases,
         gate: load.gate.clone(),
@@ -360,6 +385,7 @@ fn serve(
         state_dir: conf.state_dir.clone(),
         meters,
         audit,
+        stop,
     };
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
     Ok(())
@@ -380,8 +406,12 @@ fn audit(conf: &Conf, access_log: &AccessLog) -> Result<(Audit, Option<(AccessLo
 }
 
 /// Begins to write the access log, and the audit log if it is another.
-fn write_logs(access_log: AccessLog, audit_log: Option<(AccessLog, File)>) -> Vec<AccessLog> {
-    write_log(&access_log, std::io::stdout());
+fn write_logs(
+    access_log: AccessLog,
+    access_lines: Box<dyn std::io::Write + Send>,
+    audit_log: Option<(AccessLog, File)>,
+) -> Vec<AccessLog> {
+    write_log(&access_log, access_lines);
     let mut logs = vec![access_log];
     if let Some((log, file)) = audit_log {
         write_log(&log, file);

@@ -12,6 +12,7 @@ mod launch;
 mod plan;
 mod routes;
 mod samples;
+mod stdio;
 mod token;
 mod upgrade;
 
@@ -121,6 +122,8 @@ enum Verb {
     },
     /// Ask a running gateway whether it is ready; exit 0 if so.
     Healthcheck(Files),
+    /// Be one server behind a gateway, on standard input and output, for clients that know nothing else.
+    Stdio(stdio::Stdio),
     /// Run a built-in MCP server, for trying things out and for tests.
     Sample {
         /// How it speaks.
@@ -227,6 +230,7 @@ pub fn main() -> ExitCode {
         Verb::Key { verb } => key::run(verb),
         Verb::Token { verb } => token::run(verb),
         Verb::Upgrade { pid, files } => upgrade::ask(pid, files),
+        Verb::Stdio(asked) => stdio::run(asked),
         Verb::Healthcheck(files) => healthcheck::ask(files),
         Verb::Launch(order) => return launch::launch(&order),
         Verb::Sample { transport, listen } => samples::serve(transport, listen),

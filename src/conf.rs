@@ -28,7 +28,7 @@ pub use effective::{Effective, EffectiveValue};
 pub use key::{NewKey, new_key};
 pub use listener::{Doors, Kinds, Listener, Tls};
 pub use load::{Flags, Loaded, Sources, load};
-pub use model::{AuditSink, Conf, Limits, LogConf, LogFormat, Secret, SessionConf};
+pub use model::{AuditSink, Conf, Limits, LogConf, LogFormat, Resume, Secret, SessionConf};
 pub use secret::{is_exposed, read_file as read_secret, session_key};
 
 /// The environment of this process. Variables that are not UTF-8 are left out: no setting can be.

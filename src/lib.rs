@@ -27,7 +27,7 @@
 //!
 //! ```text arrows
 //! main      -> command
-//! command   -> app auth catalog conf control document hub mcp proxy sample sandbox
+//! command   -> app auth catalog conf control document egress hub mcp proxy sample sandbox telemetry
 //! app       -> auth bridge catalog conf control document hub limit listener proxy sample session telemetry upstream
 //! proxy     -> auth catalog conf hub limit listener mcp reply telemetry upstream
 //! control   -> auth bridge catalog conf document hub limit telemetry upstream
@@ -74,11 +74,13 @@
 //! src/bridge/supervisor.rs — a task for each child that is kept warm — the same, and it goes on as the child's task
 //! src/bridge/spawn.rs — a child, in a process group of its own — `Process::end`
 //! src/bridge/spawn.rs — a blocking search for descendants that left the group — itself; awaited at once
+//! src/command/stdio/own.rs — a thread for the client of a gateway of its own — joined when that has ended
 //! src/catalog/watch.rs — a blocking read of the catalog — itself; awaited at once
 //! src/hub/give_up.rs — word to a server that a call is given up — itself; two seconds
 //! src/listener/accept.rs — a task for each connection of a client — its client, a deadline, or the end of the service
 //! src/sample/http.rs — a task for each connection of the sample servers — its client, or `stopping`
 //! src/sandbox.rs — no new process: the launcher becomes a server's program by exec — the program
+//! src/upstream/legacy_sse/session.rs — a task for each session with a server of 2024-11-05 — its stream, `Session::end`, or disuse
 //! src/upstream/health.rs — a round of health checks for each server that is due — itself; dropped with the watch
 //! ```
 

@@ -19,12 +19,12 @@ mod target;
 
 pub use answer::{Answer, Verdict};
 pub use error::{Code, RpcError};
-pub use headers::{HeaderFault, MirroredHeaders, check_mirrored, decode_sentinel};
+pub use headers::{HeaderFault, MirroredHeaders, check_mirrored, decode_sentinel, encode_sentinel};
 pub use list::{Cut, Listed, Unreadable};
 pub use message::{
     Id, Kind, Malformed, MalformedKind, Message, ParseLimits, parse, rebuild_for_forwarding, splice,
 };
 pub use method::Method;
 pub use revision::{Era, Revision};
-pub use sse::{Decoder, Splitter, encode_event};
+pub use sse::{Decoder, Event, EventReader, Overlong, Splitter, encode_event};
 pub use target::{Reference, listens, reference, subscriptions};

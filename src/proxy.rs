@@ -19,7 +19,9 @@ mod news;
 mod oauth;
 mod record;
 mod rejection;
+mod replay;
 mod route;
+mod sse;
 mod standing;
 mod toll;
 mod write;
@@ -44,7 +46,7 @@ pub use record::Recorder;
 pub use route::{ROUTES, Route};
 pub use toll::Load;
 
-use crate::conf::Limits;
+use crate::conf::{Limits, Resume};
 use crate::hub::Hub;
 use crate::limit::Decision;
 use crate::listener::Connection;
@@ -65,6 +67,10 @@ pub struct Proxy {
     recorder: Recorder,
     limits: Limits,
     ending: Ending,
+    /// Streams of clients of 2024-11-05.
+    streams: sse::Table,
+    /// Streams that can be taken up again.
+    replays: replay::Replays,
 }
 
 /// The gateway's end, as far as requests notice; each turns true once.
@@ -89,7 +95,16 @@ impl Proxy {
     ) -> Self {
         let never = || watch::channel(false).1;
         let ending = Ending { leaving: never(), closed: never(), draining: never() };
-        Self { hub, admission, forwarding, recorder, limits, ending }
+        Self {
+            hub,
+            admission,
+            forwarding,
+            recorder,
+            limits,
+            ending,
+            streams: sse::Table::default(),
+            replays: replay::Replays::default(),
+        }
     }
 
     /// Finds the client's address and the door, and checks what needs no caller.
@@ -144,6 +159,12 @@ impl Proxy {
     fn challenge(&self, session: &Session, rejection: &Rejection) -> Option<HeaderValue> {
         let server = self.admission.resource_server();
         oauth::challenge(&server, Connection::of(session)?, session.req_header(), rejection)
+    }
+
+    /// Keeps streams to be taken up again, as `resume` says.
+    pub fn resume(mut self, resume: Resume) -> Self {
+        self.replays = replay::Replays::new(resume);
+        self
     }
 
     /// Follows the gateway's end.
@@ -238,6 +259,8 @@ impl ProxyHttp for Proxy {
                 Door::Server { id } => exchange::at_server(self, session, ctx, &view, &id).await.err(),
                 // What is rare is boxed, so that the future of a plain exchange stays small.
                 Door::Envelope => Box::pin(exchange::at_envelope(self, session, ctx, &view)).await.err(),
+                Door::Sse { id } => Box::pin(sse::at_stream(self, session, ctx, &view, &id)).await.err(),
+                Door::Message { id } => Box::pin(sse::at_message(self, session, ctx, &view, &id)).await.err(),
                 Door::Rpc => Box::pin(exchange::at_rpc(self, session, ctx, &view)).await.err(),
                 Door::Control => {
                     ctx.stage = Stage::Forwarding(Box::new(self.forwarding.to_control()));

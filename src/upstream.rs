@@ -12,6 +12,7 @@ mod credential;
 mod endpoint;
 mod health;
 mod http;
+mod legacy_sse;
 mod probe;
 mod retry;
 mod select;

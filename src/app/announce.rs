@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::mpsc::SyncSender;
 
 use super::demo::Demo;
 use crate::conf::Conf;
@@ -16,6 +17,8 @@ pub(super) struct Announcement {
     servers: Vec<String>,
     /// Shown to a person at the first try: URLs and commands to copy.
     guide: Option<String>,
+    /// Who is told of the first address, instead of the log.
+    told: Option<SyncSender<SocketAddr>>,
 }
 
 /// One listener's.
@@ -37,11 +40,22 @@ impl Announcement {
             address: bound.address,
             instead_of: bound.instead_of,
         };
-        Self { addresses: bound.iter().map(address).collect(), credentials, servers, guide }
+        Self { addresses: bound.iter().map(address).collect(), credentials, servers, guide, told: None }
+    }
+
+    /// Tells nobody but `whom`.
+    pub(super) fn tell(&mut self, whom: SyncSender<SocketAddr>) {
+        self.told = Some(whom);
     }
 
     /// Says it, in the log, and to people on standard error.
     pub(super) fn make(&self) {
+        if let Some(told) = &self.told {
+            for first in self.addresses.iter().take(1) {
+                let _ = told.try_send(first.address);
+            }
+            return;
+        }
         for asked in self.addresses.iter().filter_map(|address| address.instead_of) {
             tracing::warn!(
                 %asked,

@@ -28,6 +28,8 @@ pub(super) struct Demo {
     seen: Option<Seen>,
     /// Whether the built-in catalog is served.
     pub(super) is_built_in: bool,
+    /// The one server of the catalog that is served, if not all are.
+    pub(super) only: Option<String>,
 }
 
 impl Demo {
@@ -48,14 +50,20 @@ impl Demo {
             samples = Some(listener);
         }
         let seen = conf.catalog.as_deref().map(Seen::look);
-        Ok(Self { variables, samples, seen, is_built_in: conf.catalog.is_none() })
+        Ok(Self { variables, samples, seen, is_built_in: conf.catalog.is_none(), only: None })
     }
 
     /// The first load.
     pub(super) fn load(&self, conf: &Conf) -> Result<Snapshot, Mistakes> {
         let lookup = |name: &str| find(&self.variables, name);
         match &conf.catalog {
-            Some(path) => catalog::load(path, 1, &lookup),
+            Some(path) => {
+                let snapshot = catalog::load(path, 1, &lookup)?;
+                match &self.only {
+                    Some(server) => snapshot.only(server, path),
+                    None => Ok(snapshot),
+                }
+            }
             None => built_in(&lookup),
         }
     }
@@ -67,6 +75,7 @@ impl Demo {
                 path: path.clone(),
                 variables: self.variables.clone(),
                 seen: seen.clone(),
+                only: self.only.clone(),
             },
             _ => CatalogSource::BuiltIn,
         }

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::{interval, sleep, timeout};
 
 use super::Phases;
@@ -47,6 +48,8 @@ pub(super) struct Drain {
     pub(super) state_dir: PathBuf,
     pub(super) meters: Arc<Meters>,
     pub(super) audit: Audit,
+    /// Turns true when the gateway's own process has no more use for it.
+    pub(super) stop: Option<watch::Receiver<bool>>,
 }
 
 #[async_trait]
@@ -55,7 +58,11 @@ impl ShutdownSignalWatch for Drain {
         let mut signals = Signals::listen();
         let mut attempts = 0;
         loop {
-            let name = match signals.next().await {
+            let asked = tokio::select! {
+                asked = signals.next() => asked,
+                () = told(self.stop.clone()) => Asked::End("none"),
+            };
+            let name = match asked {
                 Asked::End(name) => name,
                 Asked::Upgrade => {
                     attempts += 1;
@@ -215,6 +222,14 @@ pub(super) async fn any(term: &mut Option<Signal>, int: &mut Option<Signal>) -> 
     tokio::select! {
         () = next(term) => "SIGTERM",
         () = next(int) => "SIGINT",
+    }
+}
+
+async fn told(stop: Option<watch::Receiver<bool>>) {
+    match stop {
+        // A sender that is gone has no use for it either.
+        Some(mut stop) => drop(stop.wait_for(|stop| *stop).await),
+        None => std::future::pending().await,
     }
 }
 

@@ -43,6 +43,7 @@ pub(super) fn limits() -> Limits {
         tokens_max: 1000,
         keepalive: PATIENCE,
         write_timeout: PATIENCE,
+        comment_every: PATIENCE,
         in_flight_max: 4096,
         streams_max: 4096,
         streams_per_caller_max: 4096,

@@ -5,14 +5,14 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::num::NonZeroU16;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Uri};
 
 use super::{Balance, Breaker, Children, Credential, Retry, Rules, Throttle};
-use crate::document::Mistakes;
+use crate::document::{Code, Mistake, Mistakes, nearest};
 use crate::sandbox::Profile;
 
 /// The id of a server: URL-safe, unique in the catalog.
@@ -74,6 +74,23 @@ impl Snapshot {
             warnings: Mistakes::default(),
             index,
         }
+    }
+
+    /// The same with one server alone; a mistake if `file` has no such one.
+    pub fn only(mut self, id: &str, file: &Path) -> Result<Self, Mistakes> {
+        let Some(server) = self.server(id).cloned() else {
+            let known = self.servers.iter().filter(|server| server.enabled).map(|server| server.id.as_str());
+            let mut mistake = Mistake::whole(
+                file.display().to_string(),
+                Code::Missing,
+                format!("Server '{id}' not found: it is not in the catalog, or disabled"),
+            );
+            mistake.suggestion = nearest(id, known).map(|near| format!("did you mean `{near}`?"));
+            return Err(Mistakes::one(mistake));
+        };
+        self.index = HashMap::from([(server.id.clone(), 0)]);
+        self.servers = vec![server];
+        Ok(self)
     }
 
     /// The server of that id, if the catalog has it and it is enabled.
@@ -165,7 +182,7 @@ pub struct Remote {
 pub enum RemoteKind {
     /// `remote-http`: Streamable HTTP.
     Http,
-    /// `remote-sse`: the Open MCP Gateway's name for JSON-RPC over HTTP POST.
+    /// `remote-sse`: HTTP+SSE of 2024-11-05, or JSON-RPC over HTTP POST, whichever the server speaks.
     Sse,
     /// `raw-http`: an HTTP upstream that is not read, forwarded opaquely under `/servers/{id}/raw/`.
     Raw,

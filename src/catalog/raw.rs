@@ -107,7 +107,7 @@ pub(super) struct RawServer {
 #[schemars(extend("required" = ["type"]))]
 pub(super) struct RawRuntime {
     /// `local-process` runs a command that speaks MCP on stdio; `remote-http` is Streamable HTTP; `remote-sse` is
-    /// JSON-RPC over HTTP POST; `raw-http` is an HTTP upstream that is forwarded unread under `/servers/{id}/raw/`.
+    /// HTTP+SSE of 2024-11-05, or JSON-RPC over HTTP POST, whichever the server speaks; `raw-http` is an HTTP upstream that is forwarded unread under `/servers/{id}/raw/`.
     #[serde(rename = "type")]
     #[schemars(extend("enum" = ["local-process", "remote-http", "remote-sse", "raw-http"]))]
     pub(super) kind: Option<At<String>>,

@@ -16,8 +16,10 @@ use http::Uri;
 use tracing_subscriber::EnvFilter;
 
 use super::layer::DEFAULT;
-use super::raw::{RawConf, RawListener, RawLog, RawLogFormat, RawSession};
-use super::{Access, AuditSink, Conf, Limit, LogConf, LogFormat, SERVER_URL_WANTED, SessionConf, server_url};
+use super::raw::{RawConf, RawListener, RawLog, RawLogFormat, RawResume, RawSession};
+use super::{
+    Access, AuditSink, Conf, Limit, LogConf, LogFormat, Resume, SERVER_URL_WANTED, SessionConf, server_url,
+};
 use crate::document::{At, Code, Period, Report, Span, nearest};
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
@@ -162,7 +164,21 @@ impl Checker<'_> {
 
     fn session(&mut self, raw: RawSession) -> SessionConf {
         let ttl = self.positive(raw.ttl.as_ref());
-        SessionConf { key: raw.key.and_then(|key| self.session_key(&key)), ttl }
+        let resume = match raw.resume.as_ref().map(|resume| (resume.value, resume.span)) {
+            None | Some((RawResume::Off, _)) => Resume::Off,
+            Some((RawResume::Memory, _)) => Resume::Memory,
+            Some((RawResume::Store, span)) => {
+                let message = "`store` needs the store, which this version does not have";
+                self.report.advise(
+                    span,
+                    Code::InvalidValue,
+                    message,
+                    "use `memory`, on one gateway or with clients that keep to theirs",
+                );
+                Resume::Off
+            }
+        };
+        SessionConf { key: raw.key.and_then(|key| self.session_key(&key)), ttl, resume }
     }
 
     fn log(&mut self, raw: RawLog) -> LogConf {

@@ -10,8 +10,8 @@ use super::{schema, secret};
 use crate::document::{Code, Document, Node, Report, Source, Span, nearest};
 
 /// Variables that are not settings but belong to the gateway.
-const OTHER_VARIABLES: [&str; 4] =
-    ["TOLLGATE_CONFIG", "TOLLGATE_EXE", "TOLLGATE_PREDECESSOR", "TOLLGATE_SAMPLES"];
+const OTHER_VARIABLES: [&str; 5] =
+    ["TOLLGATE_CONFIG", "TOLLGATE_EXE", "TOLLGATE_PREDECESSOR", "TOLLGATE_SAMPLES", "TOLLGATE_TOKEN"];
 
 /// Shorter names of settings in sections; `(variable, path)`.
 const SHORT_NAMES: [(&str, &str); 3] = [

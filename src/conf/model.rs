@@ -52,6 +52,17 @@ pub struct SessionConf {
     pub key: Option<Secret>,
     /// Age at which a session ends.
     pub ttl: Duration,
+    /// Whether streams of servers that offer no resumption can be resumed.
+    pub resume: Resume,
+}
+
+/// Where streams are kept to be resumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resume {
+    /// Nowhere.
+    Off,
+    /// In this process.
+    Memory,
 }
 
 /// Log form and level.
@@ -118,6 +129,8 @@ pub struct Limits {
     pub keepalive: Duration,
     /// Time a write to a client may block.
     pub write_timeout: Duration,
+    /// How often a comment is written into an event stream that says nothing.
+    pub comment_every: Duration,
     /// Calls in flight in the whole process.
     pub in_flight_max: usize,
     /// Streams that clients hold open to listen, in the whole process.

@@ -136,6 +136,22 @@ pub(super) struct RawSession {
     /// Age at which a session ends. A day covers a working day; the client then begins a new one by itself.
     #[schemars(extend("default" = "24h"))]
     pub(super) ttl: Option<At<Period>>,
+    /// Whether a client that lost its connection may take a stream up where it was, when the server does not offer that
+    /// itself: `off`, or `memory`, where up to 256 events and 1 MiB of each stream are kept for 5 minutes after its end.
+    /// Off, because every stream is then read event by event and copied, and kept going when its client has left.
+    /// `store` will keep them where several gateways find them, and is refused until there is a store.
+    #[schemars(extend("default" = "off"))]
+    pub(super) resume: Option<At<RawResume>>,
+}
+
+/// Where streams are kept to be resumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawResume {
+    #[default]
+    Off,
+    Memory,
+    Store,
 }
 
 /// The log.

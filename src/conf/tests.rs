@@ -181,7 +181,7 @@ fn reference_says_the_defaults() {
     assert_eq!(format!("{:?}", empty.conf), format!("{:?}", uncommented.conf));
     let from_file =
         uncommented.effective.values.iter().filter(|value| value.origin.starts_with("tollgate.yaml:"));
-    assert_eq!(from_file.count(), 45, "a setting with a default is not in the reference");
+    assert_eq!(from_file.count(), 47, "a setting with a default is not in the reference");
 }
 
 #[test]

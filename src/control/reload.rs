@@ -30,6 +30,8 @@ pub enum CatalogSource {
         variables: Vec<(String, String)>,
         /// What it held at the latest load.
         seen: Seen,
+        /// The one server that is taken from it, if not all are.
+        only: Option<String>,
     },
     /// The built-in one, which never changes.
     BuiltIn,
@@ -38,11 +40,15 @@ pub enum CatalogSource {
 impl CatalogSource {
     fn load(&self, generation: u64) -> Option<Result<Snapshot, Mistakes>> {
         match self {
-            Self::File { path, variables, seen } => {
+            Self::File { path, variables, seen, only } => {
                 seen.again();
                 let lookup =
                     |name: &str| variables.iter().find(|(known, _)| known == name).map(|(_, v)| v.clone());
-                Some(catalog::load(path, generation, &lookup))
+                let loaded = catalog::load(path, generation, &lookup);
+                Some(match only {
+                    Some(server) => loaded.and_then(|snapshot| snapshot.only(server, path)),
+                    None => loaded,
+                })
             }
             Self::BuiltIn => None,
         }

@@ -117,6 +117,16 @@ pub fn decode_sentinel(value: &str) -> Option<Cow<'_, str>> {
     String::from_utf8(bytes).ok().map(Cow::Owned)
 }
 
+/// A text in the form in which it travels: as it is, or as base64 where a header could not carry it.
+pub fn encode_sentinel(value: &str) -> Cow<'_, str> {
+    let plain = value.bytes().all(|byte| (0x20..0x7f).contains(&byte)) && value.trim() == value;
+    let looks_encoded = value.starts_with("=?base64?") && value.ends_with("?=");
+    if plain && !looks_encoded {
+        return Cow::Borrowed(value);
+    }
+    Cow::Owned(format!("=?base64?{}?=", BASE64.encode(value)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +143,18 @@ mod tests {
         }
         let message = parse(body.as_bytes(), ParseLimits { depth_max: 64 }).unwrap();
         assert_eq!(&check_mirrored(&map, &message), want);
+    }
+
+    #[test]
+    fn what_a_header_cannot_carry_travels_as_base64() {
+        for plain in ["echo", "a b", "=?base64?x"] {
+            assert_eq!(encode_sentinel(plain), plain);
+        }
+        for value in ["é", " a", "a\tb", "=?base64?eA==?=", "a\n"] {
+            let encoded = encode_sentinel(value);
+            assert_ne!(encoded, value);
+            assert_eq!(decode_sentinel(&encoded).as_deref(), Some(value));
+        }
     }
 
     #[test]

@@ -3,9 +3,11 @@
 //!
 //! Format: WHATWG HTML, section 9.2.6 "Interpreting an event stream".
 
+mod event;
 mod split;
 
 use bytes::Bytes;
+pub use event::{Event, EventReader, Overlong};
 use memchr::memchr2;
 pub use split::Splitter;
 

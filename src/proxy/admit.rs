@@ -12,7 +12,7 @@ use super::Ctx;
 use super::rejection::{Bound, Limited, Rejection, Unauthenticated};
 use super::standing::Standing;
 use super::toll::{Held, Load, Tally, Tolls, Use};
-use super::{framing, names};
+use super::{framing, names, oauth};
 use crate::auth::{
     self, Caller, CallerKind, CertificateNames, Entrance, InForce, Presented, Resource, ResourceServer,
 };
@@ -170,7 +170,8 @@ impl Admission {
         let request = session.req_header();
         let connection = Connection::of(session);
         let public_url = connection.and_then(|connection| connection.listener.public_url.as_ref());
-        let resource = public_url.map(|public_url| Resource { public_url, path });
+        let of = oauth::resource_path(path);
+        let resource = public_url.map(|public_url| Resource { public_url, path: &of });
         let presented = Presented {
             headers: &request.headers,
             // What is in the query of a raw upstream is for the upstream.

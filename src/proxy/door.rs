@@ -6,6 +6,7 @@ use pingora_http::RequestHeader;
 
 use super::oauth;
 use super::rejection::Style;
+use crate::auth::WELL_KNOWN;
 use crate::conf::Doors;
 
 /// What a host and path lead to.
@@ -14,6 +15,16 @@ pub(super) enum Door {
     /// `/servers/{id}/mcp`: MCP with one server.
     Server {
         /// The server's id, as the path names it.
+        id: String,
+    },
+    /// `GET /servers/{id}/sse`: the stream of a client of 2024-11-05.
+    Sse {
+        /// The server's id.
+        id: String,
+    },
+    /// `POST /servers/{id}/message`: a message of such a client.
+    Message {
+        /// The server's id.
         id: String,
     },
     /// `POST /mcp`: the server's id is in the body (Open MCP Gateway).
@@ -66,6 +77,14 @@ impl Door {
                 Method::POST | Method::GET | Method::DELETE => Self::Server { id: id.to_owned() },
                 _ => Self::Wrong { allow: "GET, POST, DELETE" },
             },
+            Some((id, "sse")) => match request.method {
+                Method::GET => Self::Sse { id: id.to_owned() },
+                _ => Self::Wrong { allow: "GET" },
+            },
+            Some((id, "message")) => match request.method {
+                Method::POST => Self::Message { id: id.to_owned() },
+                _ => Self::Wrong { allow: "POST" },
+            },
             Some((_, "start" | "stop")) | None => Self::Control,
             Some((id, rest)) => match rest.strip_prefix("raw") {
                 Some(rest) if rest.is_empty() || rest.starts_with('/') => {
@@ -79,11 +98,11 @@ impl Door {
     /// Nothing, if the listener that the request came in at does not have this door.
     pub(super) fn open_to(self, doors: &Doors, path: &str) -> Self {
         let open = match &self {
-            Self::Server { .. } => doors.mcp,
+            Self::Server { .. } | Self::Sse { .. } | Self::Message { .. } => doors.mcp,
             Self::Envelope | Self::Rpc => doors.open_mcp,
             Self::Wrong { .. } if matches!(path, "/mcp" | "/rpc") => doors.open_mcp,
             Self::Metadata => oauth::is_open(path, doors),
-            Self::Wrong { allow: "GET" } => oauth::is_open(path, doors),
+            Self::Wrong { allow: "GET" } if path.starts_with(WELL_KNOWN) => oauth::is_open(path, doors),
             Self::Wrong { .. } => doors.mcp,
             Self::Raw { .. } => doors.raw,
             Self::Control => match path {
@@ -99,7 +118,8 @@ impl Door {
     /// Whether it answers pages in browsers: the doors of MCP do.
     pub(super) fn is_for_pages(&self) -> bool {
         match self {
-            Self::Server { .. } | Self::Envelope | Self::Rpc | Self::Metadata | Self::Wrong { .. } => true,
+            Self::Server { .. } | Self::Sse { .. } | Self::Message { .. } => true,
+            Self::Envelope | Self::Rpc | Self::Metadata | Self::Wrong { .. } => true,
             Self::Raw { .. } | Self::Control | Self::None => false,
         }
     }
@@ -116,6 +136,8 @@ impl Door {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Server { .. } => "server",
+            Self::Sse { .. } => "sse",
+            Self::Message { .. } => "message",
             Self::Envelope => "mcp",
             Self::Rpc => "rpc",
             Self::Raw { .. } => "raw",
@@ -128,7 +150,7 @@ impl Door {
     /// How a refusal is worded at it.
     pub(super) fn style(&self) -> Style {
         match self {
-            Self::Server { .. } => Style::Mcp,
+            Self::Server { .. } | Self::Sse { .. } | Self::Message { .. } => Style::Mcp,
             Self::Envelope | Self::Rpc => Style::OpenMcp,
             Self::Raw { .. } | Self::Metadata | Self::Control | Self::Wrong { .. } | Self::None => {
                 Style::Plain
@@ -155,6 +177,10 @@ mod tests {
         check("PUT", "/servers/a/mcp", &Door::Wrong { allow: "GET, POST, DELETE" });
         check("POST", "/servers/a%2Fb/mcp", &server("a%2Fb"));
         check("POST", "/servers//mcp", &server(""));
+        check("GET", "/servers/a/sse", &Door::Sse { id: "a".into() });
+        check("POST", "/servers/a/sse", &Door::Wrong { allow: "GET" });
+        check("POST", "/servers/a/message?sessionId=x", &Door::Message { id: "a".into() });
+        check("GET", "/servers/a/message", &Door::Wrong { allow: "POST" });
         check("POST", "/mcp", &Door::Envelope);
         check("GET", "/mcp", &Door::Wrong { allow: "POST" });
         check("POST", "/rpc", &Door::Rpc);
@@ -184,6 +210,9 @@ mod tests {
         let all = [
             ("POST", "/servers/a/mcp"),
             ("PUT", "/servers/a/mcp"),
+            ("GET", "/servers/a/sse"),
+            ("PUT", "/servers/a/sse"),
+            ("POST", "/servers/a/message"),
             ("POST", "/mcp"),
             ("GET", "/rpc"),
             ("GET", "/servers/a/raw/x"),
@@ -194,7 +223,8 @@ mod tests {
         for (method, path) in all {
             check(&Doors::ALL, method, path, true);
             check(&none, method, path, false);
-            check(&only_mcp, method, path, path == "/servers/a/mcp");
+            let is_mcp = ["mcp", "sse", "message"].iter().any(|door| path == format!("/servers/a/{door}"));
+            check(&only_mcp, method, path, is_mcp);
             check(&only_health, method, path, path.starts_with("/readyz"));
         }
     }

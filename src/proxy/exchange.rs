@@ -10,14 +10,16 @@ use pingora_proxy::Session;
 use super::admit::Admitted;
 use super::news::Listener;
 use super::rejection::{RawFault, Rejection};
+use super::replay::Owner;
 use super::{Ctx, Proxy, body, headers, write};
 use crate::auth::{Caller, Demand};
 use crate::hub::{self, Asked, HubError, Relayed};
 use crate::mcp::{self, Era, Id, Kind, Malformed, MalformedKind, Message, Method, ParseLimits};
+use crate::reply::{Body, Reply, Stream};
 use crate::upstream::{Upstream, View};
 
 const JSON: &str = "application/json";
-const EVENTS: &str = "text/event-stream";
+pub(super) const EVENTS: &str = "text/event-stream";
 
 /// `/servers/{id}/mcp`: a client that speaks MCP, and one server.
 pub(super) async fn at_server(
@@ -31,13 +33,63 @@ pub(super) async fn at_server(
     let verb = session.req_header().method.clone();
     let mut admitted = proxy.admission.admit(session, (path, verb != Verb::GET), ctx).await?;
     // The message is read before the server is looked up, so that every refusal from here on answers its id.
-    let (asked, message_id) = match verb {
+    let (mut asked, message_id) = match verb {
         Verb::POST => message(proxy, session, ctx, (&mut admitted, id)).await?,
         _ => without_message(session, ctx, verb)?,
     };
     let upstream = enter(ctx, view, (&admitted.caller, id), message_id.clone())?;
+    if asked.method == Method::Stream
+        && let Some(stream) = replayed(proxy, (&admitted.caller, id), &mut asked)
+    {
+        return resume(proxy, session, ctx, (admitted, upstream), stream).await;
+    }
     let waiter = Waiter { admitted, upstream, id: message_id, style: Asking::Relay };
     answer(proxy, session, ctx, waiter, asked).await
+}
+
+/// What a client missed of a stream that was kept for it. An id of ours means nothing to the server.
+fn replayed(proxy: &Proxy, (caller, server): (&Caller, &str), asked: &mut Asked) -> Option<Stream> {
+    let at = asked.headers.get("last-event-id")?.to_str().ok()?.to_owned();
+    let owner = Owner::of(caller.id, server, asked.session.as_deref());
+    let replayed = proxy.replays.after(&at, &owner)?;
+    asked.headers.remove("last-event-id");
+    replayed
+}
+
+/// Goes on with a stream that was kept.
+async fn resume(
+    proxy: &Proxy,
+    session: &mut Session,
+    ctx: &mut Ctx,
+    (mut admitted, upstream): (Admitted, Arc<Upstream>),
+    stream: Stream,
+) -> Result<(), Rejection> {
+    let server = upstream.server.id.as_str().to_owned();
+    proxy.hub.permit(&admitted.caller, &upstream, &Demand::Session).map_err(|error| match error {
+        HubError::Denied(denied) => {
+            Rejection::Denied { denied, server, era: Era::Legacy, wanted: false, id: None }
+        }
+        error => Rejection::Hub { error, server, id: None },
+    })?;
+    pay(proxy, ctx, &mut admitted, &upstream, Method::Stream)?;
+    let mut headers = http::HeaderMap::new();
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(EVENTS));
+    headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-cache"));
+    headers.insert("x-accel-buffering", http::HeaderValue::from_static("no"));
+    let reply = Reply { status: http::StatusCode::OK, headers, body: Body::Stream(Box::new(stream)) };
+    let standing = proxy.admission.standing(proxy.hub.fleet(), &admitted, &upstream).of(None, true);
+    let (draining, comment_every) = (proxy.ending.draining.clone(), proxy.limits.comment_every);
+    let watching = write::Watching {
+        leaving_cancels: true,
+        id: None,
+        draining,
+        standing,
+        listener: None,
+        comment_every,
+        recording: None,
+    };
+    write::reply(session, ctx, reply, Some(watching)).await;
+    Ok(())
 }
 
 /// `POST /mcp`: the Open MCP Gateway's envelope, which names the server in the body.
@@ -133,7 +185,7 @@ async fn plain(
 
 /// The server, if there is one that speaks MCP. Whether it is there for the caller comes out with what is asked of it,
 /// and then looks as it does here when it is not there at all.
-fn enter(
+pub(super) fn enter(
     ctx: &mut Ctx,
     view: &View,
     (caller, server): (&Caller, &str),
@@ -243,11 +295,7 @@ async fn answer(
     // What is denied costs the server and the tool nothing: only what is asked of any refusal is paid.
     let permitted = proxy.hub.permit(&admitted.caller, &upstream, &asked.demand).map_err(rejected)?;
     if asked.method == Method::Initialize && style == Asking::Relay {
-        if *proxy.ending.closed.borrow() {
-            return Err(Rejection::Leaving { id });
-        }
-        let room = proxy.hub.admit_session(&admitted.caller, upstream.server.id.as_str());
-        room.map_err(|crowded| proxy.admission.crowded(crowded, &mut ctx.tally))?;
+        begin_session(proxy, ctx, (&admitted, &upstream), &id)?;
     }
     pay(proxy, ctx, &mut admitted, &upstream, asked.method)?;
     // A client of the modern era cancels by leaving; one of the legacy era only lost its connection, and its call
@@ -255,14 +303,11 @@ async fn answer(
     let leaving_cancels = asked.era == Era::Modern || asked.method == Method::Stream;
     let opened_for = (asked.method == Method::Listen).then(|| asked.demand.clone());
     let is_open_ended = matches!(asked.method, Method::Stream | Method::Listen);
-    let listener = match asked.method {
-        Method::Stream => Some(Listener::session()),
-        Method::Listen => {
-            let wanted = parse(proxy, &asked.body).map(|message| mcp::listens(&message.params));
-            wanted.ok().map(|wanted| Listener::subscription(id.as_ref(), wanted))
-        }
-        _ => None,
-    };
+    let listener = listener(proxy, &asked, id.as_ref());
+    let (method, of_server) = (asked.method, upstream.server.id.as_str());
+    // The modern era asks anew instead; `initialize` has no session yet to come back to.
+    let is_kept = era == Era::Legacy && method != Method::Initialize && style == Asking::Relay;
+    let owner = is_kept.then(|| Owner::of(admitted.caller.id, of_server, asked.session.as_deref()));
     let asking = pin!(async {
         match style {
             Asking::Relay => proxy.hub.relay(&admitted.caller, &permitted, asked).await,
@@ -286,14 +331,49 @@ async fn answer(
     let standing = standing.of(opened_for, is_open_ended);
     let standing = if listener.is_some() { standing.hearing() } else { standing };
     let draining = proxy.ending.draining.clone();
-    let watching = write::Watching { leaving_cancels, id, draining, standing, listener };
+    let comment_every = proxy.limits.comment_every;
+    let recording = match (&owner, &reply.body) {
+        (Some(owner), Body::Stream(stream)) if stream.events => proxy.replays.begin(owner),
+        _ => None,
+    };
+    if let (Some(owner), Method::EndSession, true) = (&owner, method, reply.status.is_success()) {
+        proxy.replays.forget(owner);
+    }
+    let watching =
+        write::Watching { leaving_cancels, id, draining, standing, listener, comment_every, recording };
     write::reply(session, ctx, reply, Some(watching)).await;
     drop(attempt);
     Ok(())
 }
 
+/// Whether there is room for a session, and time.
+pub(super) fn begin_session(
+    proxy: &Proxy,
+    ctx: &mut Ctx,
+    (admitted, upstream): (&Admitted, &Upstream),
+    id: &Option<Id>,
+) -> Result<(), Rejection> {
+    if *proxy.ending.closed.borrow() {
+        return Err(Rejection::Leaving { id: id.clone() });
+    }
+    let room = proxy.hub.admit_session(&admitted.caller, upstream.server.id.as_str());
+    room.map_err(|crowded| proxy.admission.crowded(crowded, &mut ctx.tally))
+}
+
+/// Who listens, if the stream that is asked for is held open for that.
+fn listener(proxy: &Proxy, asked: &Asked, id: Option<&Id>) -> Option<Listener> {
+    match asked.method {
+        Method::Stream => Some(Listener::session()),
+        Method::Listen => {
+            let wanted = parse(proxy, &asked.body).map(|message| mcp::listens(&message.params));
+            wanted.ok().map(|wanted| Listener::subscription(id, wanted))
+        }
+        _ => None,
+    }
+}
+
 /// Asks every limit on the way, and pays.
-fn pay(
+pub(super) fn pay(
     proxy: &Proxy,
     ctx: &mut Ctx,
     admitted: &mut Admitted,
@@ -326,7 +406,7 @@ fn parse_limits(proxy: &Proxy) -> ParseLimits {
     ParseLimits { depth_max: proxy.limits.json_depth_max }
 }
 
-fn parse<'b>(proxy: &Proxy, bytes: &'b [u8]) -> Result<Message<'b>, Rejection> {
+pub(super) fn parse<'b>(proxy: &Proxy, bytes: &'b [u8]) -> Result<Message<'b>, Rejection> {
     mcp::parse(bytes, parse_limits(proxy)).map_err(|malformed: Malformed| Rejection::Malformed(malformed))
 }
 
@@ -334,11 +414,11 @@ fn is_unversioned(rejection: &Rejection) -> bool {
     matches!(rejection, Rejection::Malformed(malformed) if malformed.kind == MalformedKind::Unversioned)
 }
 
-fn id_of(message: &Message<'_>) -> Option<Id> {
+pub(super) fn id_of(message: &Message<'_>) -> Option<Id> {
     message.id.and_then(|raw| Id::from_json(raw.get()))
 }
 
-fn note(ctx: &mut Ctx, message: &Message<'_>, era: Era) {
+pub(super) fn note(ctx: &mut Ctx, message: &Message<'_>, era: Era) {
     ctx.record.method = Some(message.method);
     ctx.record.era = Some(era);
     if message.kind != Kind::Response && message.method == Method::Other {

@@ -4,6 +4,8 @@
 //! A door's metadata is the same whether there is a server behind the door or not, and needs no credential: it is how
 //! clients learn where to get one.
 
+use std::borrow::Cow;
+
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use pingora_http::RequestHeader;
@@ -40,7 +42,7 @@ pub(super) fn is_open(path: &str, doors: &Doors) -> bool {
         "" | "/" => doors.mcp || doors.open_mcp || doors.raw || doors.admin,
         "/mcp" | "/rpc" => doors.open_mcp,
         of => match server_of(of) {
-            Some((_, "mcp")) => doors.mcp,
+            Some((_, "mcp" | "sse")) => doors.mcp,
             Some((_, "raw")) => doors.raw,
             _ => false,
         },
@@ -50,7 +52,17 @@ pub(super) fn is_open(path: &str, doors: &Doors) -> bool {
 /// The server and the kind of door in the path of a door with a server.
 fn server_of(path: &str) -> Option<(&str, &str)> {
     let (id, kind) = path.strip_prefix("/servers/")?.split_once('/')?;
-    matches!(kind, "mcp" | "raw").then_some((id, kind))
+    matches!(kind, "mcp" | "sse" | "raw").then_some((id, kind))
+}
+
+/// The path that names a door to OAuth: messages for a stream go by the name of the stream's door, which is the one
+/// that clients know.
+pub(super) fn resource_path(path: &str) -> Cow<'_, str> {
+    let of = path.strip_prefix("/servers/").and_then(|rest| rest.strip_suffix("/message"));
+    match of.filter(|id| !id.contains('/')) {
+        Some(id) => Cow::Owned(format!("/servers/{id}/sse")),
+        None => Cow::Borrowed(path),
+    }
 }
 
 /// The path of the door that a request's path leads through: what follows at a raw upstream is the upstream's.
@@ -88,8 +100,8 @@ pub(super) fn challenge(
 ) -> Option<HeaderValue> {
     let why = rejection.challenge()?;
     let public_url = public_url(connection, request);
-    let path = door_path(request.uri.path());
-    let resource = public_url.as_ref().map(|public_url| Resource { public_url, path });
+    let path = resource_path(door_path(request.uri.path()));
+    let resource = public_url.as_ref().map(|public_url| Resource { public_url, path: &path });
     Some(server.challenge(resource, why))
 }
 

@@ -70,6 +70,8 @@ pub(super) enum Rejection {
         server: String,
         id: Option<Id>,
     },
+    /// The stream that a message is for is not open, or another caller's.
+    NoStream,
     Raw(RawFault),
     ForwardFailed,
     /// The gateway is about to end and begins no sessions.
@@ -202,6 +204,9 @@ impl Rejection {
             Self::UnknownServer { server, .. } => unknown_server(server),
             Self::Denied { denied, server, era, wanted, .. } => denied::row(denied, server, *era, *wanted),
             Self::Hub { error, server, .. } => hub::row(error, server),
+            Self::NoStream => {
+                bad(S::NOT_FOUND, "stream_not_found", "no such stream: open one at /servers/{id}/sse")
+            }
             Self::Raw(fault) => fault.row(),
             Self::Leaving { .. } => row(
                 S::SERVICE_UNAVAILABLE,

@@ -23,10 +23,12 @@ const fn open(verb: &'static str, path: &'static str, door: &'static str) -> Rou
 }
 
 /// Every route at the edge. A test compares it with what a request finds.
-pub const ROUTES: [Route; 12] = [
+pub const ROUTES: [Route; 15] = [
     keyed("POST", "/servers/{id}/mcp", "server"),
     keyed("GET", "/servers/{id}/mcp", "server"),
     keyed("DELETE", "/servers/{id}/mcp", "server"),
+    keyed("GET", "/servers/{id}/sse", "sse"),
+    keyed("POST", "/servers/{id}/message", "message"),
     keyed("POST", "/mcp", "mcp"),
     keyed("POST", "/rpc", "rpc"),
     keyed("GET", "/servers/{id}/raw/{*rest}", "raw"),
@@ -35,6 +37,7 @@ pub const ROUTES: [Route; 12] = [
     open("GET", "/.well-known/oauth-protected-resource/mcp", "metadata"),
     open("GET", "/.well-known/oauth-protected-resource/rpc", "metadata"),
     open("GET", "/.well-known/oauth-protected-resource/servers/{id}/mcp", "metadata"),
+    open("GET", "/.well-known/oauth-protected-resource/servers/{id}/sse", "metadata"),
     open("GET", "/.well-known/oauth-protected-resource/servers/{id}/raw", "metadata"),
 ];
 
@@ -56,7 +59,7 @@ mod tests {
 
     #[test]
     fn every_door_has_a_route() {
-        let doors = ["server", "mcp", "rpc", "raw", "metadata"];
+        let doors = ["server", "sse", "message", "mcp", "rpc", "raw", "metadata"];
         for door in doors {
             assert!(ROUTES.iter().any(|route| route.door == door), "{door}");
         }

@@ -113,6 +113,11 @@ impl Standing {
         Word::Lost
     }
 
+    /// Waits until the caller may not have it any longer.
+    pub(super) async fn lost(&mut self) {
+        self.word(false).await;
+    }
+
     /// Whether the credential is good and the server, as the catalog now has it, is there for the caller.
     fn holds(&self) -> bool {
         if !self.entrance.in_force().authenticator.stands(&self.caller) {

@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Version, header};
@@ -19,6 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use super::news::Listener;
 use super::rejection::unsure::{OUTCOME, UNKNOWN};
 use super::rejection::{Rejection, Style};
+use super::replay::Recording;
 use super::standing::{Standing, Word};
 use super::{Ctx, body, cors, headers};
 use crate::mcp::{Answer, Code, Decoder, Id, RpcError, Verdict, encode_event};
@@ -38,6 +40,10 @@ pub(super) struct Watching {
     pub(super) standing: Standing,
     /// Who listens, if the stream is held open for that.
     pub(super) listener: Option<Listener>,
+    /// How often a silent stream is kept alive.
+    pub(super) comment_every: Duration,
+    /// Keeps it for a client that lost its connection.
+    pub(super) recording: Option<Recording>,
 }
 
 /// Runs `work`, unless the client leaves first and that ends it.
@@ -110,6 +116,21 @@ pub(super) async fn reply(session: &mut Session, ctx: &mut Ctx, reply: Reply, wa
     }
 }
 
+/// Begins an event stream. False if the client is gone.
+pub(super) async fn begin_events(session: &mut Session, ctx: &mut Ctx, mut headers: HeaderMap) -> bool {
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    if ctx.is_for_pages {
+        cors::tell(&mut headers, ctx.origin.as_ref());
+    }
+    let request_id = ctx.record.request_id_header();
+    match head(session, http::StatusCode::OK, headers, Length::Unknown, request_id) {
+        Ok(head) => session.write_response_header(Box::new(head), false).await.is_ok(),
+        Err(_) => false,
+    }
+}
+
 async fn pass(session: &mut Session, ctx: &mut Ctx, head: ResponseHeader, mut passing: Passing) {
     passing.there = session.write_response_header(Box::new(head), false).await.is_ok();
     passing.run(session).await;
@@ -149,6 +170,10 @@ fn head(
     Ok(head)
 }
 
+/// What keeps a silent stream alive, for those on the way and for the client. No empty line is part of it: that would
+/// end an event of which only the id has come.
+pub(super) const COMMENT: Bytes = Bytes::from_static(b": \n");
+
 /// Events up to this size are read for their outcome. Each stream may hold this much back in memory, however long the
 /// lines are that its server writes.
 const LOOKED_AT_BYTES_MAX: usize = 64 * 1024;
@@ -169,6 +194,14 @@ struct Passing {
     draining: Option<watch::Receiver<bool>>,
     standing: Option<Standing>,
     listener: Option<Listener>,
+    /// When the server last said something.
+    heard: Instant,
+    /// When the client was last told something.
+    said: Instant,
+    comment_every: Option<Duration>,
+    recording: Option<Recording>,
+    /// When the client left, if it did.
+    left: Option<Instant>,
     /// Whether the client still takes bytes.
     there: bool,
     /// Whether the client got less than a whole answer.
@@ -180,6 +213,10 @@ struct Passing {
 /// What happens next to a stream.
 enum Next {
     Piece(Bytes),
+    /// Nothing, for so long that the client is told so.
+    Silence,
+    /// Nothing yet: the stream begins with an id of ours.
+    Prime,
     End(Ending),
     ClientGone,
     Drained,
@@ -228,15 +265,18 @@ impl Ending {
 }
 
 impl Passing {
-    fn new(stream: Stream, watching: Option<Watching>) -> Self {
+    fn new(stream: Stream, mut watching: Option<Watching>) -> Self {
+        let recording = watching.as_mut().and_then(|watching| watching.recording.take());
         let decoder = watching.as_ref().filter(|_| stream.events).map(|_| Decoder::new(LOOKED_AT_BYTES_MAX));
         let open_ended = stream.deadline.is_none();
+        let comment_every = watching.as_ref().filter(|_| stream.events).map(|it| it.comment_every);
         let (id, leaving_cancels, draining, standing, listener) = match watching {
-            Some(Watching { id, leaving_cancels, draining, standing, listener }) => {
+            Some(Watching { id, leaving_cancels, draining, standing, listener, .. }) => {
                 (id, leaving_cancels, Some(draining).filter(|_| open_ended), Some(standing), listener)
             }
             None => (None, true, None, None, None),
         };
+        let now = Instant::now();
         Self {
             turn_bytes: 0,
             stream,
@@ -247,6 +287,11 @@ impl Passing {
             draining,
             standing,
             listener,
+            heard: now,
+            said: now,
+            comment_every,
+            recording,
+            left: None,
             there: true,
             broken: false,
             revoked: false,
@@ -260,7 +305,16 @@ impl Passing {
         }
         loop {
             match self.next(session).await {
-                Next::Piece(piece) => self.pass(session, piece).await,
+                Next::Piece(piece) => {
+                    self.heard = Instant::now();
+                    self.said = self.heard;
+                    self.pass(session, piece).await;
+                }
+                Next::Silence => self.write(session, COMMENT).await,
+                Next::Prime => {
+                    let first = self.recording.as_mut().map(Recording::prime).unwrap_or_default();
+                    self.write(session, first).await;
+                }
                 Next::End(ending) => {
                     if let (Ending::Late(_), Some(farewell)) = (ending, self.stream.farewell.take()) {
                         farewell.say();
@@ -279,7 +333,11 @@ impl Passing {
                 }
                 Next::ClientGone => self.there = false,
             }
-            if !self.there && self.leaving_cancels {
+            if !self.there && self.left.is_none() {
+                self.left = Some(Instant::now());
+            }
+            let is_kept = self.recording.as_ref().is_some_and(Recording::is_resumable);
+            if !self.there && self.leaving_cancels && !is_kept {
                 self.broken = true;
                 return;
             }
@@ -291,12 +349,7 @@ impl Passing {
         if let Some(end) = self.is_over() {
             return end;
         }
-        let idle = self.stream.idle.map(|idle| Instant::now() + idle);
-        let until = [
-            idle.map(|idle| (idle, Deadline::Idle)),
-            self.stream.deadline.map(|total| (total, Deadline::Total)),
-        ];
-        let until = until.into_iter().flatten().min_by_key(|(at, _)| *at);
+        let (until, next) = self.waits_for();
         let between = self.is_between_events();
         tokio::select! {
             biased;
@@ -306,12 +359,37 @@ impl Passing {
                 None => Next::End(Ending::Whole),
             },
             _ = session.downstream_session.read_body_or_idle(true), if self.there => Next::ClientGone,
-            which = passed(until) => Next::End(Ending::Late(which)),
+            () = passed(until) => next,
             () = begun(self.draining.as_mut()) => Next::Drained,
             word = word(self.standing.as_mut(), between) => match word {
                 Word::Lost => Next::Revoked,
                 Word::News => Next::News,
             },
+        }
+    }
+
+    /// When something has to be done that the server does not do, and what.
+    fn waits_for(&self) -> (Option<Instant>, Next) {
+        let idle = self.stream.idle.map(|idle| (self.heard + idle, Deadline::Idle));
+        let total = self.stream.deadline.map(|total| (total, Deadline::Total));
+        let late = [idle, total].into_iter().flatten().min_by_key(|(at, _)| *at);
+        // Not within an event, where it would be part of it; and only to somebody.
+        let may_comment = self.there && self.decoder.as_ref().is_some_and(|it| !it.is_within_event());
+        let silent = self.comment_every.filter(|_| may_comment).map(|every| self.said + every);
+        let (until, next) = match (late, silent) {
+            (Some((late, _)), Some(silent)) if silent < late => (Some(silent), Next::Silence),
+            (None, Some(silent)) => (Some(silent), Next::Silence),
+            (Some((late, which)), _) => (Some(late), Next::End(Ending::Late(which))),
+            (None, None) => (None, Next::End(Ending::Whole)),
+        };
+        let prime = self.recording.as_ref().and_then(Recording::prime_at).filter(|_| self.there);
+        // An open-ended stream is read on for somebody who may come back, but not for ever.
+        let open_ended = self.stream.deadline.is_none();
+        let given_up = self.left.filter(|_| open_ended).map(Recording::kept_until);
+        match (prime, given_up) {
+            (Some(prime), _) => (Some(prime), Next::Prime),
+            (None, Some(given_up)) => (Some(given_up), Next::End(Ending::Whole)),
+            (None, None) => (until, next),
         }
     }
 
@@ -356,8 +434,21 @@ impl Passing {
                 None => drop(outcome.get_or_insert(Outcome::Ok)),
             });
         }
-        if self.there {
-            self.there = session.write_response_body(Some(piece), false).await.is_ok();
+        let piece = match &mut self.recording {
+            Some(recording) => recording.take(&piece),
+            None => piece,
+        };
+        self.write(session, piece).await;
+    }
+
+    /// Writes to the client, if it is there and has not gone on elsewhere.
+    async fn write(&mut self, session: &mut Session, bytes: Bytes) {
+        if self.recording.as_ref().is_some_and(Recording::is_taken) {
+            self.there = false;
+        }
+        self.said = Instant::now();
+        if self.there && !bytes.is_empty() {
+            self.there = session.write_response_body(Some(bytes), false).await.is_ok();
         }
     }
 
@@ -379,8 +470,10 @@ impl Passing {
                 data.insert("deadline".into(), deadline.name().into());
             }
             let error = RpcError { code, message: words.into(), data: Some(data) };
-            let event = encode_event(&error.to_message(self.id.as_ref()));
-            if self.there && self.decoder.as_ref().is_some_and(Decoder::is_within_event) {
+            let mut event = encode_event(&error.to_message(self.id.as_ref()));
+            if let Some(recording) = &mut self.recording {
+                event = recording.own(&event);
+            } else if self.there && self.decoder.as_ref().is_some_and(Decoder::is_within_event) {
                 // What the server left half said must not swallow it.
                 let end = Bytes::from_static(b"\n\n");
                 self.there = session.write_response_body(Some(end), false).await.is_ok();
@@ -418,6 +511,10 @@ impl Passing {
     }
 
     async fn finish(&mut self, session: &mut Session) {
+        if let Some(recording) = &mut self.recording {
+            let rest = recording.end();
+            self.write(session, rest).await;
+        }
         if self.there {
             let _ = session.write_response_body(None, true).await;
         }
@@ -437,12 +534,9 @@ impl Passing {
     }
 }
 
-async fn passed(until: Option<(Instant, Deadline)>) -> Deadline {
+pub(super) async fn passed(until: Option<Instant>) {
     match until {
-        Some((until, which)) => {
-            sleep_until(until).await;
-            which
-        }
+        Some(until) => sleep_until(until).await,
         None => std::future::pending().await,
     }
 }
@@ -454,7 +548,7 @@ async fn word(standing: Option<&mut Standing>, may_tell: bool) -> Word {
     }
 }
 
-async fn begun(draining: Option<&mut watch::Receiver<bool>>) {
+pub(super) async fn begun(draining: Option<&mut watch::Receiver<bool>>) {
     let Some(draining) = draining else { return std::future::pending().await };
     // A sender that is gone will never say so; the stream then ends by itself.
     if draining.wait_for(|draining| *draining).await.is_err() {

@@ -1,7 +1,6 @@
 //! One endpoint: its address, prepared for requests, and its live state.
 //! Not here: which endpoint a call takes and when one leaves (`select`); how its health is asked (`health`).
 
-use std::future::Future;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +12,7 @@ use tokio::time::Instant;
 
 use super::breaker::{Breaker, Circuit, Fault};
 use super::http::{Answer, Connector, Lines, SendError};
+use super::legacy_sse::{Asked, LegacySse};
 use super::state::{EndpointState, EndpointStatus};
 use super::{Outgoing, RawTarget};
 use crate::catalog;
@@ -28,6 +28,8 @@ pub(super) struct Endpoint {
     /// What every request carries: `Host`, and the upstream's own credentials.
     headers: HeaderMap,
     lines: Lines,
+    /// What it has open if it may be a server of 2024-11-05.
+    legacy_sse: Option<LegacySse>,
     /// What `state` says about taking calls, to be read without a lock.
     ready: AtomicU8,
     state: Mutex<State>,
@@ -116,6 +118,7 @@ impl Endpoint {
             target,
             headers,
             lines,
+            legacy_sse: None,
             ready: AtomicU8::new(ready as u8),
             state: Mutex::new(state),
             refused_ms: AtomicU64::new(0),
@@ -127,6 +130,22 @@ impl Endpoint {
             probing: AtomicUsize::new(0),
             epoch: Instant::now(),
         }
+    }
+
+    /// The same, of a server that may be one of 2024-11-05.
+    pub(super) fn with_legacy_sse(mut self, may_be: bool) -> Self {
+        self.legacy_sse = may_be.then(LegacySse::default);
+        self
+    }
+
+    /// Whether it may be a server of 2024-11-05.
+    pub(super) fn may_be_legacy_sse(&self) -> bool {
+        self.legacy_sse.is_some()
+    }
+
+    /// Its address.
+    pub(super) fn url(&self) -> &Uri {
+        &self.url
     }
 
     /// A number made of the address: the same after a restart, so that sealed sessions find it.
@@ -148,14 +167,48 @@ impl Endpoint {
     }
 
     /// Sends a request.
-    pub(super) fn send<'a>(
-        &'a self,
-        connector: &'a Connector,
+    pub(super) async fn send(
+        &self,
+        connector: &Connector,
         method: Method,
         headers: HeaderMap,
         body: Bytes,
-    ) -> impl Future<Output = Result<Response<Answer>, SendError>> + Send + 'a {
-        self.lines.send(connector, &self.url, self.request(method, headers, body))
+    ) -> Result<Response<Answer>, SendError> {
+        match &self.legacy_sse {
+            None => self.lines.send(connector, &self.url, self.request(method, headers, body)).await,
+            // Rare, and boxed: the future of a plain call stays small.
+            Some(legacy) => Box::pin(legacy.send(self, connector, Asked { method, headers, body })).await,
+        }
+    }
+
+    /// Sends a request as it is.
+    pub(super) async fn post_as_is(
+        &self,
+        connector: &Connector,
+        Asked { method, headers, body }: Asked,
+    ) -> Result<Response<Answer>, SendError> {
+        self.lines.send(connector, &self.url, self.request(method, headers, body)).await
+    }
+
+    /// Opens a stream.
+    pub(super) async fn get_as_is(
+        &self,
+        connector: &Connector,
+        headers: HeaderMap,
+    ) -> Result<Response<Answer>, SendError> {
+        self.lines.send(connector, &self.url, self.request(Method::GET, headers, Bytes::new())).await
+    }
+
+    /// Posts to another target of the same origin.
+    pub(super) async fn post_to(
+        &self,
+        connector: &Connector,
+        target: &Uri,
+        (headers, body): (HeaderMap, Bytes),
+    ) -> Result<Response<Answer>, SendError> {
+        let mut request = self.request(Method::POST, headers, body);
+        *request.uri_mut() = target.clone();
+        self.lines.send(connector, &self.url, request).await
     }
 
     /// Sends a request on a connection of its own, to `target` instead of the endpoint's path if there is one.

@@ -25,6 +25,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -53,7 +54,11 @@ impl Connectors {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(connect));
-        tcp.set_keepalive(Some(Duration::from_secs(60)));
+        // A stream may be silent for as long as it likes, but its other end has to be there: within 40 s one that is not
+        // is found out.
+        tcp.set_keepalive(Some(Duration::from_secs(20)));
+        tcp.set_keepalive_interval(Some(Duration::from_secs(10)));
+        tcp.set_keepalive_retries(Some(2));
         let secure = remote.endpoints.iter().any(|endpoint| endpoint.url.scheme_str() == Some("https"));
         let tls = if secure { self.tls.get_or_init(|| tls_config(true)).clone() } else { tls_config(false) };
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
@@ -201,34 +206,35 @@ impl Lines {
 
     fn answer(&self, response: Response<Incoming>, line: Line) -> Response<Answer> {
         response.map(|body| {
-            let mut answer = Answer { body, line: Some(line), home: self.clone() };
-            answer.give_back_if_whole();
-            answer
+            let mut wire = Wire { body, line: Some(line), home: self.clone() };
+            wire.give_back_if_whole();
+            Answer(Source::Wire(wire))
         })
     }
 }
 
-/// The body of an answer, which brings its connection home when it has been read to its end.
+/// The body of an answer.
 #[derive(Debug)]
-pub struct Answer {
-    body: Incoming,
-    line: Option<Line>,
-    home: Lines,
-}
+pub struct Answer(Source);
 
-impl std::fmt::Debug for Line {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Line")
-    }
+#[derive(Debug)]
+enum Source {
+    Wire(Wire),
+    /// All there is, if it was not taken yet.
+    Whole(Option<Bytes>),
+    /// Pieces as they come, until nobody sends any more.
+    Live(mpsc::Receiver<Bytes>),
 }
 
 impl Answer {
-    fn give_back_if_whole(&mut self) {
-        if self.body.is_end_stream()
-            && let Some(line) = self.line.take()
-        {
-            self.home.put(line);
-        }
+    /// A body that no connection brings.
+    pub(super) fn whole(body: Bytes) -> Self {
+        Self(Source::Whole(Some(body).filter(|body| !body.is_empty())))
+    }
+
+    /// The same, in pieces.
+    pub(super) fn live(pieces: mpsc::Receiver<Bytes>) -> Self {
+        Self(Source::Live(pieces))
     }
 }
 
@@ -240,6 +246,54 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.0 {
+            Source::Wire(wire) => wire.poll_frame(cx),
+            Source::Whole(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
+            Source::Live(pieces) => pieces.poll_recv(cx).map(|piece| piece.map(|it| Ok(Frame::data(it)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Source::Wire(wire) => wire.body.is_end_stream(),
+            Source::Whole(body) => body.is_none(),
+            Source::Live(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Source::Wire(wire) => wire.body.size_hint(),
+            Source::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
+            Source::Live(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// A body from a connection, which it brings home when it has been read to its end.
+#[derive(Debug)]
+struct Wire {
+    body: Incoming,
+    line: Option<Line>,
+    home: Lines,
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Line")
+    }
+}
+
+impl Wire {
+    fn give_back_if_whole(&mut self) {
+        if self.body.is_end_stream()
+            && let Some(line) = self.line.take()
+        {
+            self.home.put(line);
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let mut polled = Pin::new(&mut self.body).poll_frame(cx);
         if polled.is_pending()
             && let Some(line) = &mut self.line
@@ -259,14 +313,6 @@ impl Body for Answer {
             Poll::Pending => {}
         }
         polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

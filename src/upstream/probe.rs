@@ -235,7 +235,13 @@ impl Probe {
             },
             None => None,
         };
-        let probed = endpoint.probe(&self.connector, outgoing, target).await;
+        let probed = if target.is_none() && endpoint.may_be_legacy_sse() {
+            // One of 2024-11-05 answers on a stream, which is opened for the probe's session as for any other.
+            let Outgoing { method, headers, body, .. } = outgoing;
+            endpoint.send(&self.connector, method, headers, body).await
+        } else {
+            endpoint.probe(&self.connector, outgoing, target).await
+        };
         let response = probed.map_err(|_| "no answer")?;
         if let Some(shown) = shown {
             shown.answered(response.status());

@@ -20,7 +20,9 @@ use super::http::Lines;
 use super::probe::Probe;
 use super::state::EndpointStatus;
 use crate::bridge::Bridge;
-use crate::catalog::{Balance, Breaker, HashBy, Health, HealthKind, Runtime, Server, ServerId};
+use crate::catalog::{
+    Balance, Breaker, HashBy, Health, HealthKind, Remote, RemoteKind, Runtime, Server, ServerId,
+};
 use crate::telemetry::ServerMeters;
 
 /// How long a refused connection is remembered where nothing checks health.
@@ -96,16 +98,18 @@ impl Pool {
         };
         let health = health.zip(probe);
         let checked = health.as_ref().is_some_and(|(health, _)| health.kind != HealthKind::Off);
+        let old = matches!(&server.runtime, Runtime::Remote(Remote { kind: RemoteKind::Sse, .. }));
         let mut endpoints = Vec::with_capacity(addresses.len());
         let mut places = Vec::with_capacity(addresses.len());
         for (number, (url, place)) in addresses.into_iter().enumerate() {
-            let kept = before.iter().find(|e| e.is(number, &url, &headers)).cloned();
+            let same = |e: &Endpoint| e.is(number, &url, &headers) && e.may_be_legacy_sse() == old;
+            let kept = before.iter().find(|e| same(e)).cloned();
             let endpoint = kept.unwrap_or_else(|| {
                 let endpoint = Endpoint::new(number, url, &headers, Lines::new(idle_max), checked);
                 if !before.is_empty() {
                     endpoint.start_slowly();
                 }
-                Arc::new(endpoint)
+                Arc::new(endpoint.with_legacy_sse(old))
             });
             endpoints.push(endpoint);
             places.push(place);

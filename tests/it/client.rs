@@ -95,6 +95,11 @@ impl Caller {
         Self { http, url: url.to_owned(), headers }
     }
 
+    /// Where it sends to.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// The HTTP client below, for what this type does not do.
     pub(crate) fn http(&self) -> &reqwest::Client {
         &self.http

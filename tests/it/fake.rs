@@ -79,6 +79,8 @@ pub(crate) enum Act {
 pub(crate) enum Step {
     /// An event with this message.
     Send(Value),
+    /// This text as it is.
+    Raw(String),
     /// These lines as they are, and an empty line.
     Lines(String),
     /// Goes on when the test says so: `Fake::release`.
@@ -177,6 +179,14 @@ impl Fake {
                 .iter()
                 .find(|seen| seen.rpc() == what || (seen.method == what && what != "POST"))
                 .cloned()
+        })
+        .await
+    }
+
+    /// Waits for a request of which `is_it` says so.
+    pub(crate) async fn wait_for_one(&self, what: &str, is_it: impl Fn(&Seen) -> bool) -> Seen {
+        self.wait(&format!("no {what}"), Duration::from_secs(20), |shared| {
+            shared.seen.lock().unwrap().iter().find(|seen| is_it(seen)).cloned()
         })
         .await
     }
@@ -354,6 +364,7 @@ async fn stream(
         }
         open = match step {
             Step::Send(message) => write_chunk(writer, &format!("event: message\ndata: {message}\n\n")).await,
+            Step::Raw(text) => write_chunk(writer, &text).await,
             Step::Lines(lines) => write_chunk(writer, &format!("{lines}\n\n")).await,
             Step::Gate => {
                 wait_open(reader, shared, |shared| {

@@ -121,7 +121,7 @@ impl Behind {
 }
 
 #[track_caller]
-fn json_of(said: &Said) -> Value {
+pub(crate) fn json_of(said: &Said) -> Value {
     assert!(said.status.success(), "the client failed ({}): {}{}", said.status, said.stdout, said.stderr);
     let last = said.stdout.lines().last().unwrap_or_default();
     serde_json::from_str(last)

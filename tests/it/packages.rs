@@ -141,6 +141,53 @@ impl Server {
         })
     }
 
+    /// `server-everything` over HTTP+SSE.
+    #[track_caller]
+    pub(crate) fn everything_sse() -> Self {
+        let port = crate::gateway::free_port();
+        let mut command = Command::new(node());
+        command.arg(everything()).arg("sse").env("PORT", port.to_string());
+        Self::start(command, |line| {
+            (line.contains("running on port")).then(|| format!("http://127.0.0.1:{port}/sse"))
+        })
+    }
+
+    /// `server-everything` behind supergateway, over that transport of its.
+    #[track_caller]
+    pub(crate) fn supergateway(transport: &str, path: &str) -> Self {
+        let port = crate::gateway::free_port();
+        let child = format!("{} {} stdio", node().display(), everything().display());
+        let mut command = Command::new(node());
+        command.arg(npm("supergateway/dist/index.js")).args(["--stdio", &child]);
+        command.args(["--outputTransport", transport, "--stateful", "--port", &port.to_string()]);
+        let url = format!("http://127.0.0.1:{port}{path}");
+        Self::start(command, |line| line.contains("Listening on port").then(|| url.clone()))
+    }
+
+    /// `server-everything` behind mcp-proxy, which offers both transports.
+    #[track_caller]
+    pub(crate) fn mcp_proxy(path: &str) -> Self {
+        let port = crate::gateway::free_port();
+        let mut command = Command::new(node());
+        command.arg(npm("mcp-proxy/dist/bin/mcp-proxy.mjs")).args([
+            "--port",
+            &port.to_string(),
+            "--host",
+            "127.0.0.1",
+        ]);
+        command.arg("--").arg(node()).arg(everything()).arg("stdio");
+        let url = format!("http://127.0.0.1:{port}{path}");
+        let server =
+            Self::start(command, |line| line.contains("starting server on port").then(|| url.clone()));
+        // It says so before it listens.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < deadline, "mcp-proxy does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        server
+    }
+
     #[track_caller]
     fn start(mut command: Command, mut listening: impl FnMut(&str) -> Option<String>) -> Self {
         let mut child =

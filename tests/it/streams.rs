@@ -221,3 +221,50 @@ async fn delete_ends_the_session_upstream() {
     assert!((200..300).contains(&ended.status), "{ended:?}");
     assert_eq!(session.post(&request(1, "tools/list", json!({}))).await.status, 404);
 }
+
+/// A stream's text until it has `wanted`, and whether it goes on.
+async fn read_until(response: &mut reqwest::Response, wanted: &str) -> (String, bool) {
+    let mut text = String::new();
+    while !text.contains(wanted) {
+        match tokio::time::timeout(SOON, response.chunk()).await.expect("it says nothing") {
+            Ok(Some(piece)) => text.push_str(&String::from_utf8_lossy(&piece)),
+            Ok(None) | Err(_) => return (text, false),
+        }
+    }
+    (text, true)
+}
+
+#[tokio::test]
+async fn a_silent_stream_is_kept_alive_and_yet_given_up_when_its_server_is_silent_for_too_long() {
+    let fake = legacy_but(|seen| match (seen.method.as_str(), seen.rpc().as_str()) {
+        ("GET", _) => Some(Act::Stream(vec![Step::Hang])),
+        (_, "tools/call") => Some(Act::Stream(vec![
+            // The id of an event whose data comes later: nothing may come between that makes two events of it.
+            Step::Raw("id: 7\n".into()),
+            Step::Gate,
+            Step::Send(seen.text("late")),
+            Step::Hang,
+        ])),
+        _ => None,
+    });
+    let remote = json!({"type": "remote-http", "url": fake.url()});
+    let server =
+        json!({"id": "it", "runtime": remote, "health": {"type": "off"}, "timeouts": {"idle": "3s"}});
+    let conf = "drain: 5s\nlimits: {comment_every: 300ms}\n";
+    let gateway = Gateway::with(&json!({"servers": [server]}).to_string()).conf(conf).start();
+    let (session, _) = Caller::new(&gateway.url("it")).initialize().await;
+    let mut listening = session.open(reqwest::Method::GET, Vec::new()).await;
+    assert!(read_until(&mut listening, ": \n: \n: \n").await.1);
+    let call = request(1, "tools/call", json!({"name": "echo", "arguments": {}})).to_string();
+    let mut answer = session.open(reqwest::Method::POST, call.clone().into_bytes()).await;
+    let (before, _) = read_until(&mut answer, ": \n: \n").await;
+    fake.release();
+    let (after, _) = read_until(&mut answer, "late").await;
+    let text = before + &after;
+    let events: Vec<&str> = text.split("\n\n").filter(|event| event.contains("late")).collect();
+    assert!(events[0].contains("id: 7\n"), "the id and its data are one event: {text:?}");
+    // Comments of ours are no sign of the server's life.
+    let mut answer = session.open(reqwest::Method::POST, call.into_bytes()).await;
+    let (text, _) = read_until(&mut answer, "never said").await;
+    assert!(text.matches(": \n").count() >= 3, "{text:?}");
+}

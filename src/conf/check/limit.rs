@@ -105,6 +105,7 @@ impl Checker<'_> {
             tokens_max: self.count(raw.tokens.as_ref()),
             keepalive: self.positive(raw.keepalive.as_ref()),
             write_timeout: self.positive(raw.write_timeout.as_ref()),
+            comment_every: self.positive(raw.comment_every.as_ref()),
             in_flight_max: self.count(raw.in_flight.as_ref()),
             streams_max: self.count(raw.streams.as_ref()),
             streams_per_caller_max: self.count(raw.streams_per_caller.as_ref()),

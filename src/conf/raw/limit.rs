@@ -92,6 +92,10 @@ pub(in crate::conf) struct RawLimits {
     /// Time a write to a client may block; a reader that slow is gone.
     #[schemars(extend("default" = "30s"))]
     pub(in crate::conf) write_timeout: Option<At<Period>>,
+    /// How often a comment is written into an event stream that says nothing, so that nobody on the way, nor the client,
+    /// takes it for dead: proxies in front give up after 60 s or sooner, and a client that left unseen is noticed.
+    #[schemars(extend("default" = "20s"))]
+    pub(in crate::conf) comment_every: Option<At<Period>>,
     /// Calls in flight in the whole process; more are answered with 503 at once. At some tens of KiB each this
     /// stays below a GiB.
     #[schemars(extend("default" = 10000))]

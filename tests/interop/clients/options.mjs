@@ -11,12 +11,16 @@ const { values, positionals } = parseArgs({
         args: { type: 'string', default: '{}' },
         higher: { type: 'string' },
         'higher-args': { type: 'string', default: '{}' },
+        stdio: { type: 'string' },
+        sse: { type: 'boolean', default: false },
         header: { type: 'string', multiple: true, default: [] }
     }
 });
 
-export const url = new URL(positionals[0]);
-export const { mode, tool, higher } = values;
+export const url = positionals[0] && new URL(positionals[0]);
+// A program to speak with instead of a URL: {command, args, env}.
+export const program = values.stdio && JSON.parse(values.stdio);
+export const { mode, sse, tool, higher } = values;
 export const args = JSON.parse(values.args);
 export const higherArgs = JSON.parse(values['higher-args']);
 export const headers = Object.fromEntries(values.header.map((line) => line.split(/: (.*)/s, 2)));

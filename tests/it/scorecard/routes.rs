@@ -73,7 +73,8 @@ impl Route {
         if self.door == "mcp" {
             call["server_id"] = json!(server);
         }
-        let reads = self.method == "POST" && ["server", "mcp", "rpc", "raw"].contains(&&*self.door);
+        let reads =
+            self.method == "POST" && ["server", "message", "mcp", "rpc", "raw"].contains(&&*self.door);
         if reads { call.to_string().into_bytes() } else { Vec::new() }
     }
 
@@ -280,9 +281,18 @@ async fn control(routes: &[Route]) -> Vec<String> {
     let fake = Fake::start(any);
     let gateway = Gateway::start(&catalog(&fake).to_string());
     let mut closed = Vec::new();
-    // Reads last: `GET` of a session's stream stays open, and nobody has opened a session.
-    let asked =
-        |route: &&Route| route.access != "public" && (route.door != "server" || route.method == "POST");
+    // `GET` of a session's stream stays open, and nobody has opened a session. A message needs a stream.
+    let mut sse = Caller::new(&gateway.path("/servers/it/sse")).get_stream().await;
+    let endpoint = sse.next().await.expect("an endpoint").data;
+    let told = Caller::new(&gateway.path(&endpoint)).post(&request(1, "tools/list", json!({}))).await;
+    if told.status != 202 {
+        closed.push(format!("{endpoint}: {}", told.status));
+    }
+    let asked = |route: &&Route| {
+        let streams =
+            ["sse", "message"].contains(&&*route.door) || route.door == "server" && route.method != "POST";
+        route.access != "public" && !streams
+    };
     for route in routes.iter().filter(asked) {
         let answer = route.ask(&gateway, server_of(route), &[]).await;
         if answer.status >= 400 {
