@@ -280,6 +280,7 @@ fn serve(
         catalog: conf.catalog.clone(),
         samples: demo.into_listener(),
         overload: Overload::new(conf, load.clone(), occupancy.clone(), (hub, Arc::clone(&meters))),
+        leaving: phases.leaving.subscribe(),
         stopping: phases.stopping.subscribe(),
     };
     let mut proxy = http_proxy(&server.configuration, proxy);

@@ -40,6 +40,11 @@ impl Announcement {
         Self { addresses: bound.iter().map(address).collect(), credentials, servers, guide }
     }
 
+    /// Without what is for a person at the first try: whoever upgrades has seen it.
+    pub(super) fn without_guide(&mut self) {
+        self.guide = None;
+    }
+
     /// Says it, in the log, and to people on standard error.
     pub(super) fn make(&self) {
         for asked in self.addresses.iter().filter_map(|address| address.instead_of) {

@@ -45,6 +45,8 @@ pub(super) struct Sidecar {
     pub(super) catalog: Option<PathBuf>,
     pub(super) samples: Mutex<Option<std::net::TcpListener>>,
     pub(super) overload: Overload,
+    /// Files that change from then on are a successor's.
+    pub(super) leaving: watch::Receiver<bool>,
     pub(super) stopping: watch::Receiver<bool>,
 }
 
@@ -104,11 +106,11 @@ impl Sidecar {
         if let Some(trouble) = watch.trouble() {
             tracing::warn!(%trouble, %file, "a file's directory cannot be watched: its content is polled");
         }
-        let mut stopping = self.stopping.clone();
+        let mut leaving = self.leaving.clone();
         loop {
             tokio::select! {
                 () = watch.changed() => reload(),
-                _ = stopping.wait_for(|stopping| *stopping) => return,
+                _ = leaving.wait_for(|leaving| *leaving) => return,
             }
         }
     }
@@ -116,7 +118,7 @@ impl Sidecar {
     /// `SIGHUP` loads both files, changed or not.
     async fn reload_on_signal(&self) {
         let mut hangup = signal(SignalKind::hangup()).ok();
-        let mut stopping = self.stopping.clone();
+        let mut leaving = self.leaving.clone();
         loop {
             let asked = async {
                 match &mut hangup {
@@ -132,7 +134,7 @@ impl Sidecar {
                     // What is wrong stays out of force and in the log: the gateway itself is as ready as before.
                     systemd::ready();
                 }
-                _ = stopping.wait_for(|stopping| *stopping) => return,
+                _ = leaving.wait_for(|leaving| *leaving) => return,
             }
         }
     }

@@ -188,6 +188,36 @@ async fn f03_without_a_hand_over_clients_are_turned_away() {
     card.pass(&format!("{} of {count} calls failed over a restart", failures.len()));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn f03_listeners_change_with_the_new_process() {
+    let mut card = Card::new("F03");
+    let fake = Fake::start(listening);
+    let ports: Vec<u16> = (0..3).map(|_| gateway::free_port()).collect();
+    let with = |names: &[(&str, u16)]| {
+        let listeners: Vec<Value> = names
+            .iter()
+            .map(|(name, port)| json!({"name": name, "listen": format!("127.0.0.1:{port}")}))
+            .collect();
+        format!("drain: 2s\nlisteners: {}\n", json!(listeners))
+    };
+    let (stays, goes, comes) = (("stays: here", ports[0]), ("goes", ports[1]), ("comes", ports[2]));
+    let mut gateway = Gateway::with(&catalog(&fake)).listeners(&with(&[goes, stays])).start();
+    let alone = |port: u16| async move { alone(SocketAddr::from(([127, 0, 0, 1], port))).await };
+    card.check("before", alone(stays.1).await.is_ok() && alone(goes.1).await.is_ok(), &ports);
+    let load = Load::start(Duration::from_millis(5), move || alone(stays.1));
+    // In another order, so that sockets are told apart by more than their place.
+    gateway.edit_conf(&with(&[comes, stays]));
+    let old = tokio::task::block_in_place(|| gateway.upgrade()).unwrap();
+    card.check("one that was added", alone(comes.1).await.is_ok(), &comes);
+    tokio::task::block_in_place(|| gateway.wait_for_end_of(old, OLD_ENDS));
+    let gone = alone(goes.1).await;
+    card.check("one that was removed", gone.as_ref().is_err_and(|error| error.starts_with("connect")), &gone);
+    let (count, failures) = load.end().await;
+    card.check("one that stays", failures.is_empty() && count > 10, &(count, failures.first()));
+    gateway.stop();
+    card.pass("a listener stays, one comes, one goes");
+}
+
 /// A gateway whose program can be replaced on disk.
 fn replaceable(catalog: &str) -> (Gateway, PathBuf) {
     let home = tempfile::TempDir::with_prefix("tollgate-it-").unwrap();
