@@ -143,6 +143,10 @@ async fn f03_ten_upgrades_turn_nobody_away() {
     ];
     let mut old = Vec::new();
     for round in 0..UPGRADES {
+        // Reloads go on meanwhile, in whichever process it is.
+        let mut edited: Value = serde_json::from_str(&catalog(&fake)).unwrap();
+        edited["servers"][1]["description"] = json!(format!("round {round}"));
+        gateway.edit_catalog(&edited.to_string());
         let upgraded = tokio::task::block_in_place(|| gateway.upgrade());
         card.check("an upgrade", upgraded.is_ok(), &(round, &upgraded));
         old.extend(upgraded);
