@@ -350,6 +350,7 @@ fn serve(
         catalog: conf.catalog.clone(),
         samples: demo.into_listener(),
         overload: Overload::new(conf, load.clone(), occupancy.clone(), (hub, Arc::clone(&meters))),
+        leaving: phases.leaving.subscribe(),
         stopping: phases.stopping.subscribe(),
         probes_closed: phases.probes_closed.clone(),
     };

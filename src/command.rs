@@ -313,7 +313,7 @@ fn print(text: &str) -> Done {
     }
 }
 
-/// Says something on standard error.
+/// Says something on standard error, in one piece: the process that is taken over from writes there, too.
 fn tell(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }

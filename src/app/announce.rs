@@ -48,6 +48,11 @@ impl Announcement {
         self.told = Some(whom);
     }
 
+    /// Without what is for a person at the first try: whoever upgrades has seen it.
+    pub(super) fn without_guide(&mut self) {
+        self.guide = None;
+    }
+
     /// Says it, in the log, and to people on standard error.
     pub(super) fn make(&self) {
         if let Some(told) = &self.told {

@@ -114,6 +114,9 @@ impl Service for ProxyService {
             }
         }
         let Some(listening) = self.listening.take() else { return };
+        if self.inheritance.is_any() {
+            self.announcement.without_guide();
+        }
         self.announcement.make();
         self.pid_file.write();
         self.inheritance.ready();

@@ -48,6 +48,8 @@ pub(super) struct Sidecar {
     pub(super) catalog: Option<PathBuf>,
     pub(super) samples: Mutex<Option<std::net::TcpListener>>,
     pub(super) overload: Overload,
+    /// Files that change from then on are a successor's.
+    pub(super) leaving: watch::Receiver<bool>,
     pub(super) stopping: watch::Receiver<bool>,
     pub(super) probes_closed: watch::Sender<bool>,
 }
@@ -95,19 +97,19 @@ impl Sidecar {
     /// Loads the catalog anew whenever its content changes. What was found in it is reported where it was found.
     async fn watch_catalog(&self) {
         let (Some(path), Some(seen)) = (&self.catalog, self.control.reload.seen()) else { return };
-        follow(path, seen, self.stopping.clone(), || drop(self.control.reload.run())).await;
+        follow(path, seen, self.leaving.clone(), || drop(self.control.reload.run())).await;
     }
 
     /// Loads the configuration anew whenever its content changes.
     async fn watch_settings(&self) {
         let Some((path, seen)) = self.control.settings.file() else { return };
-        follow(path, seen, self.stopping.clone(), || drop(self.control.settings.run())).await;
+        follow(path, seen, self.leaving.clone(), || drop(self.control.settings.run())).await;
     }
 
     /// `SIGHUP` loads both files, changed or not.
     async fn reload_on_signal(&self) {
         let mut hangup = signal(SignalKind::hangup()).ok();
-        let mut stopping = self.stopping.clone();
+        let mut leaving = self.leaving.clone();
         loop {
             let asked = async {
                 match &mut hangup {
@@ -123,7 +125,7 @@ impl Sidecar {
                     // What is wrong stays out of force and in the log: the gateway itself is as ready as before.
                     systemd::ready();
                 }
-                _ = stopping.wait_for(|stopping| *stopping) => return,
+                _ = leaving.wait_for(|leaving| *leaving) => return,
             }
         }
     }

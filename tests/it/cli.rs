@@ -266,6 +266,23 @@ fn config_show_says_where_values_come_from_and_keeps_secrets() {
 }
 
 #[test]
+fn upgrade_says_why_nobody_can_be_asked() {
+    let folder = folder(&[("tollgate.yaml", "drain: 1s\n"), ("wrong.yaml", "drain: soon\n")]);
+    let state = folder.path().join("state");
+    let ask = |more: &[&str]| {
+        let mut args = vec!["upgrade", "--state-dir", state.to_str().unwrap()];
+        args.extend(more);
+        let said = tollgate(folder.path(), &args, &[]);
+        assert_eq!((said.status.code(), said.stdout.as_str()), (Some(1), ""), "{}", said.stderr);
+        said.stderr
+    };
+    assert!(ask(&[]).contains("no gateway runs on the state directory"));
+    assert!(ask(&["--pid", "0"]).contains("0 is no process id"));
+    assert!(ask(&["--pid", "4194303"]).contains("there is no process 4194303"));
+    assert!(ask(&["-c", "wrong.yaml"]).contains("wrong.yaml:1:8"), "it is looked at before anybody is asked");
+}
+
+#[test]
 fn healthcheck_tells_by_its_exit_code() {
     let gateway = Gateway::bare().start();
     let here = folder(&[]);

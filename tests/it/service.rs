@@ -16,6 +16,7 @@ use crate::gateway::Gateway;
 struct Manager {
     socket: UnixDatagram,
     path: PathBuf,
+    heard: Vec<String>,
     _home: tempfile::TempDir,
 }
 
@@ -25,29 +26,31 @@ impl Manager {
         let path = home.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        Self { socket, path, _home: home }
+        Self { socket, path, heard: Vec::new(), _home: home }
     }
 
-    /// The next message that has a line with that beginning; what follows it.
+    /// A message that has a line with that beginning, of those that nobody asked for yet; what follows it.
     #[track_caller]
-    fn hears(&self, beginning: &str) -> String {
-        let (mut bytes, mut heard) = ([0; 4096], Vec::new());
+    fn hears(&mut self, beginning: &str) -> String {
+        let mut bytes = [0; 4096];
         let deadline = Instant::now() + SOON;
-        while Instant::now() < deadline {
-            let Ok(length) = self.socket.recv(&mut bytes) else { continue };
-            let message = String::from_utf8_lossy(&bytes[..length]).into_owned();
-            if let Some(rest) = message.lines().find_map(|line| line.strip_prefix(beginning)) {
-                return rest.to_owned() + &message.replace(beginning, "");
+        loop {
+            let found =
+                self.heard.iter().position(|message| message.lines().any(|line| line.starts_with(beginning)));
+            if let Some(found) = found {
+                return self.heard.remove(found).replacen(beginning, "", 1);
             }
-            heard.push(message);
+            assert!(Instant::now() < deadline, "not said: {beginning}; but: {:?}", self.heard);
+            if let Ok(length) = self.socket.recv(&mut bytes) {
+                self.heard.push(String::from_utf8_lossy(&bytes[..length]).into_owned());
+            }
         }
-        panic!("not said: {beginning}; but: {heard:?}");
     }
 }
 
 #[test]
 fn systemd_is_told_of_everything_it_waits_for() {
-    let manager = Manager::new();
+    let mut manager = Manager::new();
     let runtime = json!({"type": "local-process", "command": env!("CARGO_BIN_EXE_tollgate"), "args": ["sample", "stdio"]});
     let catalog = |ids: &[&str]| {
         let servers: Vec<_> = ids.iter().map(|id| json!({"id": id, "runtime": runtime})).collect();
@@ -64,6 +67,7 @@ fn systemd_is_told_of_everything_it_waits_for() {
     }
     gateway.edit_catalog(&catalog(&["a", "b"]));
     assert!(manager.hears("STATUS=2/2 servers healthy, generation ").starts_with('2'));
+    manager.heard.clear();
     gateway.signal(Signal::SIGHUP);
     let reloading = manager.hears("RELOADING=1");
     assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");

@@ -143,6 +143,10 @@ async fn f03_ten_upgrades_turn_nobody_away() {
     ];
     let mut old = Vec::new();
     for round in 0..UPGRADES {
+        // Reloads go on meanwhile, in whichever process it is.
+        let mut edited: Value = serde_json::from_str(&catalog(&fake)).unwrap();
+        edited["servers"][1]["description"] = json!(format!("round {round}"));
+        gateway.edit_catalog(&edited.to_string());
         let upgraded = tokio::task::block_in_place(|| gateway.upgrade());
         card.check("an upgrade", upgraded.is_ok(), &(round, &upgraded));
         old.extend(upgraded);
@@ -156,7 +160,7 @@ async fn f03_ten_upgrades_turn_nobody_away() {
     let mut figures = Vec::new();
     for (what, load) in loads {
         let (count, failures) = load.end().await;
-        card.check(what, failures.is_empty() && count > 10, &(count, failures.len(), failures.first()));
+        card.check(what, failures.is_empty() && count > 5, &(count, failures.len(), failures.first()));
         figures.push(format!("{count} {what}"));
     }
     let counted = Caller::new(&gateway.path("/metrics")).send(reqwest::Method::GET, Vec::new()).await.body;
@@ -186,6 +190,36 @@ async fn f03_without_a_hand_over_clients_are_turned_away() {
     card.check("a restart is noticed", !failures.is_empty(), &count);
     gateway.stop();
     card.pass(&format!("{} of {count} calls failed over a restart", failures.len()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f03_listeners_change_with_the_new_process() {
+    let mut card = Card::new("F03");
+    let fake = Fake::start(listening);
+    let ports: Vec<u16> = (0..3).map(|_| gateway::free_port()).collect();
+    let with = |names: &[(&str, u16)]| {
+        let listeners: Vec<Value> = names
+            .iter()
+            .map(|(name, port)| json!({"name": name, "listen": format!("127.0.0.1:{port}")}))
+            .collect();
+        format!("drain: 2s\nlisteners: {}\n", json!(listeners))
+    };
+    let (stays, goes, comes) = (("stays: here", ports[0]), ("goes", ports[1]), ("comes", ports[2]));
+    let mut gateway = Gateway::with(&catalog(&fake)).listeners(&with(&[goes, stays])).start();
+    let alone = |port: u16| async move { alone(SocketAddr::from(([127, 0, 0, 1], port))).await };
+    card.check("before", alone(stays.1).await.is_ok() && alone(goes.1).await.is_ok(), &ports);
+    let load = Load::start(Duration::from_millis(5), move || alone(stays.1));
+    // In another order, so that sockets are told apart by more than their place.
+    gateway.edit_conf(&with(&[comes, stays]));
+    let old = tokio::task::block_in_place(|| gateway.upgrade()).unwrap();
+    card.check("one that was added", alone(comes.1).await.is_ok(), &comes);
+    tokio::task::block_in_place(|| gateway.wait_for_end_of(old, OLD_ENDS));
+    let gone = alone(goes.1).await;
+    card.check("one that was removed", gone.as_ref().is_err_and(|error| error.starts_with("connect")), &gone);
+    let (count, failures) = load.end().await;
+    card.check("one that stays", failures.is_empty() && count > 2, &(count, failures.first()));
+    gateway.stop();
+    card.pass("a listener stays, one comes, one goes");
 }
 
 /// A gateway whose program can be replaced on disk.
