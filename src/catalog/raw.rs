@@ -77,8 +77,8 @@ pub(super) struct RawServer {
     /// A local process that says nothing for this long while calls wait for it is pinged, and killed if it says nothing
     /// for as long again. `0` never does. Default: 60s.
     pub(super) hang_timeout: Option<At<Period>>,
-    /// A local process without calls for this long is stopped, and started again by the next call. `0` keeps it.
-    /// Default: 300s.
+    /// A local process without calls for this long is stopped, and started again by the next call; with
+    /// `mode: per_session` the session ends with it, unless a stream is open. `0` keeps it. Default: 300s.
     pub(super) idle_timeout: Option<At<Period>>,
     /// How often it may be called, by all callers together or by each.
     pub(super) limit: Option<At<RawShared>>,
@@ -227,7 +227,8 @@ pub(super) struct RawClientServer {
     /// A local process that says nothing for this long while calls wait for it is pinged, and killed if it says nothing
     /// for as long again. `0` never does. Default: 60s.
     pub(super) hang_timeout: Option<At<Period>>,
-    /// A local process without calls for this long is stopped. `0` keeps it. Default: 300s.
+    /// A local process without calls for this long is stopped, and with `mode: per_session` its session with it. `0`
+    /// keeps it. Default: 300s.
     pub(super) idle_timeout: Option<At<Period>>,
     /// How often it may be called, by all callers together or by each.
     pub(super) limit: Option<At<RawShared>>,

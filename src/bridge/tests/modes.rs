@@ -387,6 +387,26 @@ async fn a_child_that_stopped_answering_is_asked_and_then_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_waits_for_its_client_is_not_asked_whether_it_lives() {
+    let mut server = each("one", "", Mode::PerSession);
+    local(&mut server).children.hang_timeout = Some(Duration::from_millis(100));
+    let rig = Rig::new(vec![server]).await;
+    let client = Client::opened(&rig, "one", "a").await;
+    let asked = tool(1, "sample", json!({})).to_string();
+    let mut stream = rig.open(Method::POST, "/one/0", &client.headers(), asked).await.into_body();
+    let question = message(&next_event(&mut stream).await.unwrap());
+    // A person thinks for ten times as long; the fake would take a ping for the answer.
+    sleep(Duration::from_secs(1)).await;
+    client.post(json!({"jsonrpc": "2.0", "id": question["id"], "result": {"said": "yes"}})).await;
+    let answer = message(&next_event(&mut stream).await.unwrap());
+    assert!(answer["result"]["content"][0]["text"].as_str().unwrap().contains("yes"), "{answer}");
+    // With its answer the patience is over, too.
+    let said = client.call("deaf", json!({})).await;
+    assert_eq!(said.json()["error"]["data"]["reason"], "child_hung");
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_ends_with_its_child_by_death_or_by_rest() {
     let mut server = each("one", "", Mode::PerSession);
     local(&mut server).idle_timeout = Some(Duration::from_millis(400));
