@@ -274,6 +274,22 @@ async fn over_a_bound_the_idlest_makes_room_and_nobody_who_works_or_listens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_takes_its_time_to_leave_keeps_nobody_from_the_place_of_another() {
+    // The first leaves only when it is killed, which takes longer than anybody waits for a place.
+    let mut server = each("one", "stubborn", Mode::PerSession);
+    local(&mut server).children.max_processes = 2;
+    let mut polite = each("two", "", Mode::PerSession);
+    local(&mut polite).children.max_processes = 2;
+    let rig = Rig::with(Limits { children_max: 2, ..limits() }, vec![server, polite]).await;
+    let slow = Client::opened(&rig, "one", "a").await.pid().await;
+    let quick = Client::opened(&rig, "two", "a").await.pid().await;
+    // The longest unused is asked first, and then the other one.
+    let next = Client::opened(&rig, "two", "b").await.pid().await;
+    assert!(alive(slow) && !alive(quick) && alive(next));
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_caller_and_the_process_have_bounds_of_their_own() {
     let mut server = each("one", "", Mode::PerSession);
     local(&mut server).children.max_per_caller = 1;
