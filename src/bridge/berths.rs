@@ -117,8 +117,10 @@ impl Drop for Berth {
 struct Full {
     cap: Cap,
     soon: bool,
-    /// Whether a child was asked to leave, or is leaving.
+    /// Whether a child was asked to leave.
     asked: bool,
+    /// Whether one was leaving before.
+    leaving: bool,
 }
 
 impl Berths {
@@ -142,15 +144,14 @@ impl Berths {
             changed.as_mut().enable();
             let now = Instant::now();
             let wish = match asked {
-                None => Wish::Wait,
                 Some(at) if now >= at + ASK_AGAIN => Wish::AskAgain,
-                Some(_) => Wish::GoOnWaiting,
+                _ => Wish::Wait,
             };
             let full = match self.try_take(claim, live, wish) {
                 Ok(got) => return Ok(got),
                 Err(full) => full,
             };
-            if full.asked {
+            if full.asked || (full.leaving && asked.is_none()) {
                 asked = Some(now);
             }
             if !full.soon || now >= deadline {
@@ -199,10 +200,8 @@ impl Berths {
         let of_caller =
             |row: &Row| of_server(row) && claim.caller.is_some() && row.caller.as_ref() == claim.caller;
         let mode = claim.bounds.mode;
-        let full = |rows: &mut Vec<Row>, cap, within: &dyn Fn(&Row) -> bool| {
-            let (soon, asked) = make_room(rows, within, wish);
-            Full { cap, soon, asked }
-        };
+        let full =
+            |rows: &mut Vec<Row>, cap, within: &dyn Fn(&Row) -> bool| make_room(rows, within, wish, cap);
         let max = claim.bounds.max_per_caller;
         if mode == Mode::PerSession && rows.iter().filter(|row| of_caller(row)).count() >= max {
             return Err(full(&mut rows, Cap::Caller(max), &of_caller));
@@ -252,15 +251,12 @@ enum Wish {
     OnlyIfFree,
     /// Ask a child to leave, unless one is leaving already.
     Wait,
-    /// Nothing more.
-    GoOnWaiting,
     /// Ask another one, since the first takes its time.
     AskAgain,
 }
 
-/// Asks the idlest child to leave. Tells whether a place may be free soon, and whether a child was asked, now or
-/// before by somebody else.
-fn make_room(rows: &mut [Row], within: &dyn Fn(&Row) -> bool, wish: Wish) -> (bool, bool) {
+/// Asks the idlest child to leave.
+fn make_room(rows: &mut [Row], within: &dyn Fn(&Row) -> bool, wish: Wish, cap: Cap) -> Full {
     let now = Instant::now();
     let (mut soon, mut leaving) = (false, false);
     let mut best: Option<(bool, Reverse<Instant>, &mut Row)> = None;
@@ -279,17 +275,17 @@ fn make_room(rows: &mut [Row], within: &dyn Fn(&Row) -> bool, wish: Wish) -> (bo
             best = Some((rank.0, rank.1, row));
         }
     }
-    // One is enough for one who waits; whoever else waits asks for another when it is gone, or does not go.
+    // One at a time is enough: whoever else waits asks for another when it is gone, or does not go.
     let asks = match wish {
         Wish::Wait => !leaving,
         Wish::AskAgain => true,
-        Wish::OnlyIfFree | Wish::GoOnWaiting => false,
+        Wish::OnlyIfFree => false,
     };
-    let mut asked = leaving && wish == Wish::Wait;
+    let mut asked = false;
     if let Some((_, _, row)) = best.filter(|_| asks) {
         row.warm = None;
         row.live.evict();
         asked = true;
     }
-    (wish != Wish::OnlyIfFree && (soon || leaving), asked)
+    Full { cap, soon: soon || leaving, asked, leaving }
 }
