@@ -5,6 +5,7 @@
 //! that was unused for longest to leave, and waits for its place. A child that was just used is no such child: its
 //! client is between two calls.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -23,6 +24,8 @@ use crate::catalog::{Children, Mode, ServerId};
 const PATIENCE: Duration = Duration::from_secs(4);
 /// A child counts as idle this long after its last call.
 const SETTLED: Duration = Duration::from_secs(1);
+/// Who waits for a child that does not leave asks another one after this time.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Nobody tells when a child has become idle for long enough.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -114,6 +117,10 @@ impl Drop for Berth {
 struct Full {
     cap: Cap,
     soon: bool,
+    /// Whether a child was asked to leave.
+    asked: bool,
+    /// Whether one was leaving before.
+    leaving: bool,
 }
 
 impl Berths {
@@ -130,15 +137,23 @@ impl Berths {
     /// A place for `live`, or a warm child instead. An idle child leaves for it, if it has to be.
     pub(super) async fn take(self: &Arc<Self>, claim: &Claim<'_>, live: &Arc<Live>) -> Result<Got, Cap> {
         let deadline = Instant::now() + PATIENCE;
+        let mut asked: Option<Instant> = None;
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             // Before the look: a place that becomes free after it is not missed.
             changed.as_mut().enable();
-            let full = match self.try_take(claim, live, true) {
+            let now = Instant::now();
+            let wish = match asked {
+                Some(at) if now >= at + ASK_AGAIN => Wish::AskAgain,
+                _ => Wish::Wait,
+            };
+            let full = match self.try_take(claim, live, wish) {
                 Ok(got) => return Ok(got),
                 Err(full) => full,
             };
-            let now = Instant::now();
+            if full.asked || (full.leaving && asked.is_none()) {
+                asked = Some(now);
+            }
             if !full.soon || now >= deadline {
                 return Err(full.cap);
             }
@@ -149,7 +164,7 @@ impl Berths {
 
     /// A place that is free now, for a child that nobody waits for.
     pub(super) fn take_free(self: &Arc<Self>, claim: &Claim<'_>, live: &Arc<Live>) -> Option<Berth> {
-        match self.try_take(&Claim { caller: None, ..claim.clone() }, live, false) {
+        match self.try_take(&Claim { caller: None, ..claim.clone() }, live, Wish::OnlyIfFree) {
             Ok(Got::Berth(berth)) => Some(berth),
             _ => None,
         }
@@ -179,22 +194,20 @@ impl Berths {
         self.changed.notify_waiters();
     }
 
-    fn try_take(self: &Arc<Self>, claim: &Claim<'_>, live: &Arc<Live>, is_wanted: bool) -> Result<Got, Full> {
+    fn try_take(self: &Arc<Self>, claim: &Claim<'_>, live: &Arc<Live>, wish: Wish) -> Result<Got, Full> {
         let mut rows = self.rows.lock();
         let of_server = |row: &Row| row.server == *claim.server;
         let of_caller =
             |row: &Row| of_server(row) && claim.caller.is_some() && row.caller.as_ref() == claim.caller;
         let mode = claim.bounds.mode;
-        let full = |rows: &mut Vec<Row>, cap, within: &dyn Fn(&Row) -> bool| Full {
-            cap,
-            soon: is_wanted && make_room(rows, within),
-        };
+        let full =
+            |rows: &mut Vec<Row>, cap, within: &dyn Fn(&Row) -> bool| make_room(rows, within, wish, cap);
         let max = claim.bounds.max_per_caller;
         if mode == Mode::PerSession && rows.iter().filter(|row| of_caller(row)).count() >= max {
             return Err(full(&mut rows, Cap::Caller(max), &of_caller));
         }
         let caller = claim.caller.cloned();
-        if is_wanted
+        if wish != Wish::OnlyIfFree
             && mode != Mode::Shared
             && let Some(row) = rows.iter_mut().find(|row| row.entry == claim.entry && row.is_ready_warm())
             && let Some(warm) = row.warm.take()
@@ -231,33 +244,48 @@ impl Row {
     }
 }
 
-/// Asks the idlest child to leave. Tells whether a place will be free soon.
-fn make_room(rows: &mut [Row], within: &dyn Fn(&Row) -> bool) -> bool {
+/// What somebody does for a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    /// Nothing.
+    OnlyIfFree,
+    /// Ask a child to leave, unless one is leaving already.
+    Wait,
+    /// Ask another one, since the first takes its time.
+    AskAgain,
+}
+
+/// Asks the idlest child to leave.
+fn make_room(rows: &mut [Row], within: &dyn Fn(&Row) -> bool, wish: Wish, cap: Cap) -> Full {
     let now = Instant::now();
-    let mut soon = false;
-    let mut best: Option<(bool, Instant, &mut Row)> = None;
+    let (mut soon, mut leaving) = (false, false);
+    let mut best: Option<(bool, Reverse<Instant>, &mut Row)> = None;
     for row in rows.iter_mut().filter(|row| within(row)) {
         if row.live.is_leaving() || matches!(*row.live.stage.borrow(), Stage::Ended(_) | Stage::Over(_)) {
-            // One is enough for one who waits; whoever else waits asks for another when it is gone.
-            return true;
+            leaving = true;
+            continue;
         }
         let is_warm = row.warm.is_some();
         let Some(since) = row.live.idle_since() else { continue };
         soon = true;
-        if !is_warm && now < since + SETTLED {
-            continue;
-        }
         // Warm ones first: nobody uses them.
-        if best
-            .as_ref()
-            .is_none_or(|(warm, at, _)| (is_warm, std::cmp::Reverse(since)) > (*warm, std::cmp::Reverse(*at)))
-        {
-            best = Some((is_warm, since, row));
+        let rank = (is_warm, Reverse(since));
+        let is_settled = is_warm || now >= since + SETTLED;
+        if is_settled && best.as_ref().is_none_or(|(warm, at, _)| rank > (*warm, *at)) {
+            best = Some((rank.0, rank.1, row));
         }
     }
-    if let Some((_, _, row)) = best {
+    // One at a time is enough: whoever else waits asks for another when it is gone, or does not go.
+    let asks = match wish {
+        Wish::Wait => !leaving,
+        Wish::AskAgain => true,
+        Wish::OnlyIfFree => false,
+    };
+    let mut asked = false;
+    if let Some((_, _, row)) = best.filter(|_| asks) {
         row.warm = None;
         row.live.evict();
+        asked = true;
     }
-    soon
+    Full { cap, soon: soon || leaving, asked, leaving }
 }

@@ -148,6 +148,11 @@ impl Desk {
         if !self.pending.values().any(|pending| pending.deadline.is_some()) {
             self.waiting = None;
         }
+        // One that asked its client waits itself, for a person perhaps.
+        if self.peer.as_ref().is_some_and(Peer::is_asked) {
+            self.waiting = self.waiting.map(|_| Instant::now());
+            return None;
+        }
         self.waiting
     }
 

@@ -76,6 +76,11 @@ impl Peer {
         }
     }
 
+    /// Whether it has something to answer.
+    pub(super) fn is_asked(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
     /// The client answered; `false` if it was not asked.
     pub(super) fn answered(&mut self, id: &Id) -> bool {
         self.asked.remove(id)

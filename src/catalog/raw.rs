@@ -81,8 +81,8 @@ pub(super) struct RawServer {
     /// A local process that says nothing for this long while calls wait for it is pinged, and killed if it says nothing
     /// for as long again. `0` never does. Default: 60s.
     pub(super) hang_timeout: Option<At<Period>>,
-    /// A local process without calls for this long is stopped, and started again by the next call. `0` keeps it.
-    /// Default: 300s.
+    /// A local process without calls for this long is stopped, and started again by the next call; with
+    /// `mode: per_session` the session ends with it, unless a stream is open. `0` keeps it. Default: 300s.
     pub(super) idle_timeout: Option<At<Period>>,
     /// How an endpoint is chosen for a call without a session: `round_robin` by weight, `least_in_flight` of two drawn
     /// ones, `hash` for the same endpoint each time, or `random`. A session stays where it is. Default: round_robin.
@@ -250,7 +250,8 @@ pub(super) struct RawClientServer {
     /// A local process that says nothing for this long while calls wait for it is pinged, and killed if it says nothing
     /// for as long again. `0` never does. Default: 60s.
     pub(super) hang_timeout: Option<At<Period>>,
-    /// A local process without calls for this long is stopped. `0` keeps it. Default: 300s.
+    /// A local process without calls for this long is stopped, and with `mode: per_session` its session with it. `0`
+    /// keeps it. Default: 300s.
     pub(super) idle_timeout: Option<At<Period>>,
     /// How an endpoint is chosen for a call without a session: `round_robin` by weight, `least_in_flight` of two drawn
     /// ones, `hash` for the same endpoint each time, or `random`. A session stays where it is. Default: round_robin.

@@ -105,6 +105,33 @@ fn a_shared_child_offers_nothing_that_asks_back() {
     }
 }
 
+#[test]
+fn clients_that_try_the_modern_era_first_find_their_way_in_each_mode() {
+    for mode in ["per_caller", "per_session"] {
+        let gateway = everything(mode);
+        let run = |mut command: Command, program: &str| {
+            command.arg(packages::folder().join("clients").join(program));
+            command.args([
+                &gateway.url("it"),
+                "--mode",
+                "auto",
+                "--tool",
+                "echo",
+                "--args",
+                r#"{"message": "hello"}"#,
+            ]);
+            let said = packages::run(command, CLIENT);
+            assert!(said.status.success(), "{mode}, {program}: {}{}", said.stdout, said.stderr);
+            let line: Value = serde_json::from_str(said.stdout.lines().last().unwrap()).unwrap();
+            assert_eq!(line["result"]["content"][0]["text"], "Echo: hello", "{mode}, {program}: {line}");
+            assert_eq!(line["era"], "legacy", "{mode}, {program}: {line}");
+        };
+        run(Command::new(packages::node()), "ts_v2.mjs");
+        run(Command::new(packages::python()), "python_client.py");
+        gateway.stop();
+    }
+}
+
 #[tokio::test]
 async fn callers_have_children_of_their_own_and_cannot_say_who_they_are() {
     let sample = json!({"type": "local-process", "command": packages::python(), "args": ["-c", PID]});

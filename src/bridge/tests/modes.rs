@@ -274,6 +274,22 @@ async fn over_a_bound_the_idlest_makes_room_and_nobody_who_works_or_listens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_takes_its_time_to_leave_keeps_nobody_from_the_place_of_another() {
+    // The first leaves only when it is killed, which takes longer than anybody waits for a place.
+    let mut server = each("one", "stubborn", Mode::PerSession);
+    local(&mut server).children.max_processes = 2;
+    let mut polite = each("two", "", Mode::PerSession);
+    local(&mut polite).children.max_processes = 2;
+    let rig = Rig::with(Limits { children_max: 2, ..limits() }, vec![server, polite]).await;
+    let slow = Client::opened(&rig, "one", "a").await.pid().await;
+    let quick = Client::opened(&rig, "two", "a").await.pid().await;
+    // The longest unused is asked first, and then the other one.
+    let next = Client::opened(&rig, "two", "b").await.pid().await;
+    assert!(alive(slow) && !alive(quick) && alive(next));
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_caller_and_the_process_have_bounds_of_their_own() {
     let mut server = each("one", "", Mode::PerSession);
     local(&mut server).children.max_per_caller = 1;
@@ -383,6 +399,26 @@ async fn a_child_that_stopped_answering_is_asked_and_then_replaced() {
     let waiting = rig.open(Method::POST, path, &[], tool(1, "hang", json!({})).to_string());
     assert!(timeout(Duration::from_secs(3), waiting).await.is_err());
     assert_eq!(rig.bridge.status("slow").unwrap().ends, []);
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_waits_for_its_client_is_not_asked_whether_it_lives() {
+    let mut server = each("one", "", Mode::PerSession);
+    local(&mut server).children.hang_timeout = Some(Duration::from_millis(100));
+    let rig = Rig::new(vec![server]).await;
+    let client = Client::opened(&rig, "one", "a").await;
+    let asked = tool(1, "sample", json!({})).to_string();
+    let mut stream = rig.open(Method::POST, "/one/0", &client.headers(), asked).await.into_body();
+    let question = message(&next_event(&mut stream).await.unwrap());
+    // A person thinks for ten times as long; the fake would take a ping for the answer.
+    sleep(Duration::from_secs(1)).await;
+    client.post(json!({"jsonrpc": "2.0", "id": question["id"], "result": {"said": "yes"}})).await;
+    let answer = message(&next_event(&mut stream).await.unwrap());
+    assert!(answer["result"]["content"][0]["text"].as_str().unwrap().contains("yes"), "{answer}");
+    // With its answer the patience is over, too.
+    let said = client.call("deaf", json!({})).await;
+    assert_eq!(said.json()["error"]["data"]["reason"], "child_hung");
     rig.end().await;
 }
 

@@ -57,7 +57,11 @@ fn gateway(mode: &str) -> Gateway {
     let runtime = json!({"type": "local-process", "command": python, "args": ["-I", "-S", "-c", CHILD]});
     let mut server = json!({"id": "it", "runtime": runtime, "mode": mode});
     if mode != "shared" {
-        server["max_processes"] = json!(AT_ONCE + 8);
+        server["max_processes"] = json!(3 * AT_ONCE);
+    }
+    if mode == "per_caller" {
+        // Nobody says goodbye to a caller's child.
+        server["idle_timeout"] = json!("1s");
     }
     let keys: Vec<Value> = (0..CALLERS)
         .map(|caller| json!({"name": format!("c{caller}"), "key": key(caller), "servers": ["*"]}))
