@@ -4,6 +4,7 @@
 //! A test counts its cases, says everything that is wrong at once, and prints one line `PASS id figure`. Each has a
 //! positive control: the same attack succeeds against a naive proxy, or with the protection turned off.
 
+mod aborts;
 mod bodies;
 mod bombs;
 mod callers;
@@ -24,6 +25,7 @@ mod sites;
 mod smuggling;
 mod spoofing;
 mod tokens;
+mod toxics;
 
 use std::io::Write as _;
 
