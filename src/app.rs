@@ -7,6 +7,7 @@
 mod announce;
 mod demo;
 mod drain;
+mod keep;
 mod listen;
 mod observe;
 mod sidecar;
@@ -90,6 +91,7 @@ pub fn run(loaded: Loaded, sources: Sources) -> Result<(), StartError> {
     let Loaded { conf, warnings, file, .. } = loaded;
     let conf = &conf;
     telemetry::init_log(&conf.log);
+    telemetry::watch_panics();
     warn_of(&warnings);
     let started = (Instant::now(), SystemTime::now());
     listen::raise_descriptor_limit();

@@ -26,14 +26,14 @@
 //! ```text arrows
 //! main      -> command
 //! command   -> app auth catalog conf control document hub mcp proxy sample
-//! app       -> auth bridge catalog conf control document hub limit listener proxy sample session telemetry upstream
-//! proxy     -> auth catalog conf hub limit listener mcp reply telemetry upstream
-//! control   -> auth bridge catalog conf document hub limit telemetry upstream
+//! app       -> auth bridge catalog conf control document failpoint hub limit listener proxy sample session telemetry upstream
+//! proxy     -> auth catalog conf failpoint hub limit listener mcp reply telemetry upstream
+//! control   -> auth bridge catalog conf document failpoint hub limit telemetry upstream
 //! hub       -> auth catalog conf mcp reply session telemetry upstream
 //! upstream  -> auth bridge catalog conf egress mcp telemetry
-//! bridge    -> catalog conf mcp
+//! bridge    -> catalog conf failpoint mcp
 //! sample    -> mcp
-//! session   -> conf
+//! session   -> conf failpoint
 //! auth      -> catalog conf document egress
 //! limit     -> conf
 //! listener  -> conf telemetry
@@ -42,6 +42,7 @@
 //! conf      -> document
 //! document  ->
 //! egress    -> conf
+//! failpoint ->
 //! mcp       ->
 //! reply     ->
 //! ```
@@ -84,6 +85,7 @@ pub mod conf;
 pub mod control;
 pub mod document;
 pub mod egress;
+pub mod failpoint;
 pub mod hub;
 pub mod limit;
 pub mod listener;

@@ -6,9 +6,11 @@ mod audit;
 mod connections;
 mod log;
 mod metrics;
+mod panics;
 
 pub use access::{AccessLog, Line};
 pub use audit::Audit;
 pub use connections::{Cut, ListenerMeters, OpenConnection};
 pub use log::init as init_log;
 pub use metrics::{Meters, Outcome, ServerMeters};
+pub use panics::watch as watch_panics;

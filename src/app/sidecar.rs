@@ -16,9 +16,11 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::keep::keep;
 use crate::bridge::Bridge;
 use crate::catalog::{Seen, Watch};
 use crate::control::{self, Control};
+use crate::failpoint;
 use crate::sample;
 
 /// The bridge, and word of its end.
@@ -31,7 +33,7 @@ pub(super) struct BridgeService {
 #[async_trait]
 impl BackgroundService for BridgeService {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        self.bridge.serve(self.stopping.clone()).await;
+        keep("bridge", |_| self.bridge.serve(self.stopping.clone())).await;
         self.gone.send_replace(true);
     }
 }
@@ -48,15 +50,16 @@ pub(super) struct Sidecar {
 #[async_trait]
 impl BackgroundService for Sidecar {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        let samples = self.samples.lock().take();
+        let mut samples = self.samples.lock().take();
         tokio::join!(
-            self.serve_control(),
-            self.watch_catalog(),
-            self.watch_settings(),
-            self.reload_on_signal(),
-            self.control.hub.fleet().watch_health(self.stopping.clone()),
-            self.control.entrance.keep_keys(self.stopping.clone()),
-            serve_samples(samples, self.stopping.clone()),
+            keep("control", |_| self.serve_control()),
+            keep("catalog", |again| self.watch_catalog(again)),
+            keep("settings", |again| self.watch_settings(again)),
+            keep("reload", |_| self.reload_on_signal()),
+            keep("health", |_| self.control.hub.fleet().watch_health(self.stopping.clone())),
+            keep("keys", |_| self.control.entrance.keep_keys(self.stopping.clone())),
+            // The demo's: its listener is gone with it.
+            keep("samples", |_| serve_samples(samples.take(), self.stopping.clone())),
         );
     }
 }
@@ -70,18 +73,18 @@ impl Sidecar {
     }
 
     /// Loads the catalog anew whenever its content changes. What was found in it is reported where it was found.
-    async fn watch_catalog(&self) {
+    async fn watch_catalog(&self, again: bool) {
         let (Some(path), Some(seen)) = (&self.catalog, self.control.reload.seen()) else { return };
-        self.watch(path, seen, || drop(self.control.reload.run())).await;
+        self.watch(path, seen, again, || drop(self.control.reload.run())).await;
     }
 
     /// Loads the configuration anew whenever its content changes.
-    async fn watch_settings(&self) {
+    async fn watch_settings(&self, again: bool) {
         let Some((path, seen)) = self.control.settings.file() else { return };
-        self.watch(path, seen, || drop(self.control.settings.run())).await;
+        self.watch(path, seen, again, || drop(self.control.settings.run())).await;
     }
 
-    async fn watch(&self, path: &Path, seen: &Seen, reload: impl Fn()) {
+    async fn watch(&self, path: &Path, seen: &Seen, again: bool, reload: impl Fn()) {
         let file = path.display();
         let mut watch = match Watch::start(path, seen.clone()) {
             Ok(watch) => watch,
@@ -90,10 +93,17 @@ impl Sidecar {
         if let Some(trouble) = watch.trouble() {
             tracing::warn!(%trouble, %file, "a file's directory cannot be watched: its content is polled");
         }
+        if again {
+            // What was seen last may not have been loaded.
+            reload();
+        }
         let mut stopping = self.stopping.clone();
         loop {
             tokio::select! {
-                () = watch.changed() => reload(),
+                () = watch.changed() => {
+                    failpoint::pass("watch");
+                    reload();
+                }
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }
         }

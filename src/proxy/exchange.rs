@@ -11,6 +11,7 @@ use super::admit::Admitted;
 use super::rejection::{RawFault, Rejection};
 use super::{Ctx, Proxy, body, headers, write};
 use crate::auth::{Caller, Demand};
+use crate::failpoint;
 use crate::hub::{self, Asked, HubError, Relayed};
 use crate::mcp::{self, Era, Id, Kind, Malformed, MalformedKind, Message, Method, ParseLimits};
 use crate::upstream::{Upstream, View};
@@ -236,6 +237,7 @@ async fn answer(
     // What is denied costs the server and the tool nothing: only what is asked of any refusal is paid.
     let permitted = proxy.hub.permit(&admitted.caller, &upstream, &asked.demand).map_err(rejected)?;
     pay(proxy, ctx, &mut admitted, &upstream, asked.method)?;
+    failpoint::pass("handler");
     // A client of the modern era cancels by leaving; one of the legacy era only lost its connection, and its call
     // goes on (2026-07-28 and 2025-11-25/basic/transports). A stream without a client is of no use in either.
     let leaving_cancels = asked.era == Era::Modern || asked.method == Method::Stream;

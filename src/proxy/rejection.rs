@@ -4,6 +4,7 @@
 //! The words are ours: no text of an upstream, no address and no name that the caller may not see is in them.
 
 mod denied;
+mod malformed;
 mod unauthenticated;
 pub(super) mod unsure;
 
@@ -15,7 +16,7 @@ use super::headers::REQUEST_ID;
 use crate::auth::{AuthError, Challenge, Denied};
 use crate::hub::{HubError, Lie};
 use crate::limit::{Decision, Layer};
-use crate::mcp::{Code, Era, HeaderFault, Id, Malformed, MalformedKind, RpcError};
+use crate::mcp::{Code, Era, HeaderFault, Id, Malformed, RpcError};
 use crate::reply::{Body, Reply};
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
@@ -70,6 +71,8 @@ pub(super) enum Rejection {
     },
     Raw(RawFault),
     ForwardFailed,
+    /// A panic of ours.
+    Fault,
 }
 
 /// What is wrong with where a request comes from, or with the name that it uses for us.
@@ -248,7 +251,7 @@ impl Rejection {
                 words: format!("Accept must list {accept}"),
                 ..bad(S::NOT_ACCEPTABLE, "not_acceptable", "")
             },
-            Self::Malformed(malformed) => malformed_row(malformed),
+            Self::Malformed(malformed) => malformed::row(malformed),
             Self::HeaderMismatch { fault, .. } => {
                 let (code, reason) = match fault {
                     HeaderFault::Mismatch(_) => (Code::HEADER_MISMATCH, "header_mismatch"),
@@ -263,6 +266,13 @@ impl Rejection {
             Self::Denied { denied, server, era, wanted, .. } => denied::row(denied, server, *era, *wanted),
             Self::Hub { error, server, .. } => hub_row(error, server),
             Self::Raw(fault) => fault.row(),
+            Self::Fault => row(
+                S::INTERNAL_SERVER_ERROR,
+                Code::INTERNAL,
+                "internal",
+                "a fault of the gateway",
+                TransportError,
+            ),
             Self::ForwardFailed => row(
                 S::BAD_GATEWAY,
                 Code::BAD_UPSTREAM,
@@ -405,20 +415,6 @@ fn unknown_server(server: &str) -> Row {
         words: format!("Server '{server}' not found"),
         outcome: Outcome::Denied,
     }
-}
-
-fn malformed_row(malformed: &Malformed) -> Row {
-    let (code, reason) = match &malformed.kind {
-        MalformedKind::NotJson(_) => (Code::PARSE, "not_json"),
-        MalformedKind::TooDeep(_) => (Code::PARSE, "too_deep"),
-        MalformedKind::Batch => (Code::INVALID_REQUEST, "batch"),
-        MalformedKind::NotObject => (Code::INVALID_REQUEST, "not_an_object"),
-        MalformedKind::Ambiguous(_) => (Code::INVALID_REQUEST, "ambiguous_member"),
-        MalformedKind::Unversioned | MalformedKind::Envelope(_) => (Code::INVALID_REQUEST, "not_json_rpc"),
-        MalformedKind::Params | MalformedKind::NoText(_) => (Code::INVALID_PARAMS, "params"),
-    };
-    let words = malformed.kind.to_string();
-    Row { status: StatusCode::BAD_REQUEST, code, reason, words, outcome: Outcome::Denied }
 }
 
 fn hub_row(error: &HubError, server: &str) -> Row {

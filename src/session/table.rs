@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::seal::{Pin, Sealer, SessionError};
+use crate::failpoint;
 
 /// A session counts as active this long after its last message.
 const ACTIVE_FOR: Duration = Duration::from_secs(300);
@@ -87,6 +88,7 @@ impl Sessions {
     fn remember(&self, id: &str, (caller, server): (u128, &str), pin: &Arc<Pin>, expires: SystemTime) {
         let key = key(id);
         let mut shard = self.shard(key).lock();
+        failpoint::pass("lock");
         if shard.len() >= SHARD_MAX {
             shard.retain(|_, seen| seen.last.elapsed() < ACTIVE_FOR);
         }

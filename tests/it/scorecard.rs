@@ -17,6 +17,8 @@ mod keys;
 mod listed;
 mod mirrored;
 mod once;
+#[cfg(debug_assertions)]
+mod panics;
 mod passthrough;
 mod payloads;
 mod routes;
