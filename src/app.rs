@@ -5,6 +5,7 @@
 //! its own: the proxy with one thread for each core, the bridge with one, and the rest with one.
 
 mod announce;
+mod clock;
 mod demo;
 mod drain;
 mod keep;

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::clock;
 use super::keep::keep;
 use crate::bridge::Bridge;
 use crate::catalog::{Seen, Watch};
@@ -58,6 +59,7 @@ impl BackgroundService for Sidecar {
             keep("reload", |_| self.reload_on_signal()),
             keep("health", |_| self.control.hub.fleet().watch_health(self.stopping.clone())),
             keep("keys", |_| self.control.entrance.keep_keys(self.stopping.clone())),
+            keep("clock", |_| clock::watch(&self.control.audit, self.stopping.clone())),
             // The demo's: its listener is gone with it.
             keep("samples", |_| serve_samples(samples.take(), self.stopping.clone())),
         );
