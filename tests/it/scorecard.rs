@@ -9,6 +9,7 @@ mod bodies;
 mod bombs;
 mod callers;
 mod clock;
+mod down;
 mod h2;
 mod heads;
 mod hijack;
