@@ -1,6 +1,8 @@
 //! F09 and F18 in full: calls broken at every byte, again and again, and clients that leave by the ten thousand.
 //! Not here: the runs themselves, which the tests have in their short forms (`tests/it/breaks`, `tests/it/leavers`).
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use crate::breaks::{Phase, Steps, Told, break_everywhere};
@@ -11,6 +13,9 @@ use crate::{Failure, Options, Verdict};
 
 /// Calls of each era that are abandoned.
 const ABANDONED: usize = 10_000;
+
+/// After that its memory should be back.
+const REST: Duration = Duration::from_secs(20);
 
 /// A gateway before an MCP server that misbehaves. Half of the calls that are abandoned go on, so there is room for them.
 fn before(sim: &Sim, options: &Options) -> Result<Gateway, Failure> {
@@ -56,10 +61,13 @@ pub(crate) async fn leavers(options: &Options) -> Result<Verdict, Failure> {
     let gateway = before(&sim, options)?;
     let kib = gateway.resident_kib()?;
     let left = leave(&sim, gateway.address, gateway.pid(), ABANDONED).await;
+    let after = gateway.resident_kib()?;
+    tokio::time::sleep(REST).await;
+    let rested = gateway.resident_kib()?;
     let pass = left.slowest <= CANCEL && left.given_up == 0 && left.cancelled == 0 && left.after == 200;
     let figure = format!(
         "{} calls abandoned, {} of which had arrived: modern ones ended upstream after {} ms at most, {} legacy ones \
-         ran on, {} were given up; descriptors {} before and {} after, {} MiB before and {} MiB after",
+         ran on, {} were given up; descriptors {} before and {} after; {} MiB before, {} MiB after and {} MiB after a rest",
         2 * ABANDONED,
         left.arrived.iter().sum::<usize>(),
         left.slowest.as_millis(),
@@ -68,7 +76,8 @@ pub(crate) async fn leavers(options: &Options) -> Result<Verdict, Failure> {
         left.descriptors[0],
         left.descriptors[1],
         kib >> 10,
-        gateway.resident_kib()? >> 10,
+        after >> 10,
+        rested >> 10,
     );
     Ok(Verdict { id: "F18", pass, figure })
 }
