@@ -30,6 +30,7 @@ mod client;
 mod faults;
 mod gateway;
 mod good;
+mod kills;
 #[allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -109,6 +110,9 @@ fn run(options: &Options) -> Result<bool, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut all = true;
     let wanted = |id: &str| options.only.is_empty() || options.only.iter().any(|only| only == id);
+    if wanted("F01") {
+        all &= told(&runtime.block_on(kills::stand(options))?);
+    }
     if wanted("F09") {
         all &= told(&runtime.block_on(faults::once(options))?);
     }
