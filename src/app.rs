@@ -6,9 +6,11 @@
 
 mod alone;
 mod announce;
+mod clock;
 mod demo;
 mod drain;
 mod inherit;
+mod keep;
 mod listen;
 mod observe;
 mod overload;
@@ -28,7 +30,7 @@ use parking_lot::Mutex;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::GenBackgroundService;
-use pingora_proxy::http_proxy;
+use pingora_proxy::{HttpProxy, http_proxy};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -121,6 +123,7 @@ fn run_as(
 ) -> Result<(), StartError> {
     let Loaded { mut conf, warnings, file, .. } = loaded;
     telemetry::init_log(&conf.log);
+    telemetry::watch_panics();
     warn_of(&warnings);
     let started = (Instant::now(), SystemTime::now());
     conf.limits.connections_max = listen::connections_max(conf.limits.connections_max);
@@ -354,11 +357,8 @@ fn serve(
         stopping: phases.stopping.subscribe(),
         probes_closed: phases.probes_closed.clone(),
     };
-    let mut proxy = http_proxy(&server.configuration, proxy);
-    let (server_options, h2_options) = listener::http_options(&conf.limits);
-    (proxy.server_options, proxy.h2_options) = (Some(server_options), Some(h2_options));
     let proxy = ProxyService {
-        proxy: Arc::new(proxy),
+        proxy: on_pingora(&server, proxy, conf),
         listening: Some(listening),
         meters: Arc::clone(&meters),
         audit: audit.clone(),
@@ -390,6 +390,14 @@ fn serve(
     };
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
     Ok(())
+}
+
+/// The proxy as Pingora serves it.
+fn on_pingora(server: &Server, proxy: Proxy, conf: &Conf) -> Arc<HttpProxy<Proxy>> {
+    let mut proxy = http_proxy(&server.configuration, proxy);
+    let (server_options, h2_options) = listener::http_options(&conf.limits);
+    (proxy.server_options, proxy.h2_options) = (Some(server_options), Some(h2_options));
+    Arc::new(proxy)
 }
 
 /// Where audit lines go, and the log and file that want a thread of their own.

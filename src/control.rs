@@ -11,6 +11,7 @@ mod servers;
 mod settings;
 mod stats;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -19,6 +20,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
+use futures_util::FutureExt as _;
 use http::{HeaderMap, Uri};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -27,6 +29,7 @@ use tokio::time::Instant;
 use crate::auth::{self, Caller, Entrance, InForce, Introduction, Presented, Resource};
 use crate::bridge::Children;
 use crate::conf::{Limit, Listener};
+use crate::failpoint;
 use crate::hub::Hub;
 use crate::limit::{Buckets, Decision, Draw, Layer};
 use crate::telemetry::{Audit, Meters};
@@ -138,9 +141,20 @@ fn router(control: Arc<Control>) -> Router {
     router
         .fallback(|| async { ControlError::NotFound("nothing is here".into()) })
         .method_not_allowed_fallback(|| async { ControlError::WrongMethod })
+        .layer(middleware::from_fn(survive))
         // Around all of it: what is not there is refused as well.
         .layer(middleware::from_fn_with_state(Arc::clone(&control), audit::record))
         .with_state(control)
+}
+
+/// A panic costs one request.
+async fn survive(request: Request, next: Next) -> Response {
+    let answering = async {
+        failpoint::pass("control");
+        next.run(request).await
+    };
+    let answered = AssertUnwindSafe(answering).catch_unwind().await;
+    answered.unwrap_or_else(|_| ControlError::Internal("a fault of the gateway".into()).into_response())
 }
 
 /// Lets only those pass who may use every server, and so act on the catalog as a whole.

@@ -28,14 +28,14 @@
 //! ```text arrows
 //! main      -> command
 //! command   -> app auth catalog conf control document egress hub mcp proxy sample sandbox telemetry
-//! app       -> auth bridge catalog conf control document hub limit listener proxy sample session telemetry upstream
-//! proxy     -> auth catalog conf hub limit listener mcp reply telemetry upstream
-//! control   -> auth bridge catalog conf document hub limit telemetry upstream
+//! app       -> auth bridge catalog conf control document failpoint hub limit listener proxy sample session telemetry upstream
+//! proxy     -> auth catalog conf failpoint hub limit listener mcp reply telemetry upstream
+//! control   -> auth bridge catalog conf document failpoint hub limit telemetry upstream
 //! hub       -> auth catalog conf mcp reply session telemetry upstream
 //! upstream  -> auth bridge catalog conf egress mcp telemetry
-//! bridge    -> catalog conf mcp sandbox
+//! bridge    -> catalog conf failpoint mcp sandbox
 //! sample    -> mcp
-//! session   -> conf mcp
+//! session   -> conf failpoint mcp
 //! auth      -> catalog conf document egress
 //! limit     -> conf
 //! listener  -> conf telemetry
@@ -44,6 +44,7 @@
 //! conf      -> document
 //! document  ->
 //! egress    -> conf
+//! failpoint ->
 //! mcp       ->
 //! reply     ->
 //! sandbox   ->
@@ -93,6 +94,7 @@ pub mod conf;
 pub mod control;
 pub mod document;
 pub mod egress;
+pub mod failpoint;
 pub mod hub;
 pub mod limit;
 pub mod listener;

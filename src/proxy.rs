@@ -17,6 +17,7 @@ mod headers;
 mod names;
 mod news;
 mod oauth;
+mod pass;
 mod record;
 mod rejection;
 mod replay;
@@ -26,12 +27,14 @@ mod standing;
 mod toll;
 mod write;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{HeaderValue, StatusCode};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -47,6 +50,7 @@ pub use route::{ROUTES, Route};
 pub use toll::Load;
 
 use crate::conf::{Limits, Resume};
+use crate::failpoint;
 use crate::hub::Hub;
 use crate::limit::Decision;
 use crate::listener::Connection;
@@ -167,6 +171,81 @@ impl Proxy {
         self
     }
 
+    /// Hop 1: one snapshot for the whole request, and the door that its path leads to.
+    async fn enter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        failpoint::pass("filter");
+        let view = self.hub.fleet().view().clone();
+        let (door, inspected) = self.arrive(session, ctx)?;
+        let style = door.style();
+        let refused = match inspected {
+            Err(rejection) => Some(rejection),
+            Ok(()) => match door {
+                Door::Server { id } => exchange::at_server(self, session, ctx, &view, &id).await.err(),
+                // What is rare is boxed, so that the future of a plain exchange stays small.
+                Door::Envelope => Box::pin(exchange::at_envelope(self, session, ctx, &view)).await.err(),
+                Door::Sse { id } => Box::pin(sse::at_stream(self, session, ctx, &view, &id)).await.err(),
+                Door::Message { id } => Box::pin(sse::at_message(self, session, ctx, &view, &id)).await.err(),
+                Door::Rpc => Box::pin(exchange::at_rpc(self, session, ctx, &view)).await.err(),
+                Door::Control => {
+                    ctx.stage = Stage::Forwarding(Box::new(self.forwarding.to_control()));
+                    return Ok(false);
+                }
+                Door::Metadata => match self.metadata(session) {
+                    Ok(reply) => {
+                        write::reply(session, ctx, reply, None).await;
+                        None
+                    }
+                    Err(rejection) => Some(rejection),
+                },
+                Door::Raw { id, rest } => {
+                    let fleet = self.hub.fleet();
+                    let forwarded =
+                        forward::to_server(&self.admission, session, ctx, (fleet, &view), (&id, &rest));
+                    match Box::pin(forwarded).await {
+                        Ok(forward) => {
+                            ctx.stage = Stage::Forwarding(Box::new(forward));
+                            return Ok(false);
+                        }
+                        Err(rejection) => Some(rejection),
+                    }
+                }
+                Door::Wrong { allow } => match cors::preflight(session.req_header(), allow) {
+                    Some(reply) => {
+                        write::reply(session, ctx, reply, None).await;
+                        None
+                    }
+                    None => Some(Rejection::WrongMethod { allow }),
+                },
+                Door::None => Some(Rejection::NoDoor),
+            },
+        };
+        if let Some(rejection) = refused {
+            // Whoever is refused pays for it, and is told so if that is more than there is.
+            let rejection = self.admission.settle(&mut ctx.tally).err().unwrap_or(rejection);
+            let challenge = self.challenge(session, &rejection);
+            Box::pin(write::refuse(session, ctx, &rejection, style, challenge)).await?;
+        }
+        ctx.stage = Stage::Answered;
+        if ctx.broken.load(Ordering::Relaxed) {
+            // Pingora would put a proper end to what has none; after an error it only hangs up.
+            return Err(Error::new(ErrorType::ConnectionClosed));
+        }
+        Ok(true)
+    }
+
+    /// The answer to a request at which we failed. How far its connection was read is not known any more.
+    async fn confess(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        session.set_keepalive(None);
+        ctx.stage = Stage::Answered;
+        if session.response_written().is_some() {
+            ctx.broken.store(true, Ordering::Relaxed);
+            return Err(Error::new(ErrorType::InternalError));
+        }
+        let style = Door::find(session.req_header()).style();
+        write::refuse(session, ctx, &Rejection::Fault, style, None).await?;
+        Ok(true)
+    }
+
     /// Follows the gateway's end.
     pub fn ending_with(self, ending: Ending) -> Self {
         Self { ending, ..self }
@@ -248,65 +327,12 @@ impl ProxyHttp for Proxy {
         Ok(())
     }
 
-    /// Hop 1: one snapshot for the whole request, and the door that its path leads to.
+    /// A panic costs one request: it is answered with 500, recorded, and nobody else's connection is touched.
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
-        let view = self.hub.fleet().view().clone();
-        let (door, inspected) = self.arrive(session, ctx)?;
-        let style = door.style();
-        let refused = match inspected {
-            Err(rejection) => Some(rejection),
-            Ok(()) => match door {
-                Door::Server { id } => exchange::at_server(self, session, ctx, &view, &id).await.err(),
-                // What is rare is boxed, so that the future of a plain exchange stays small.
-                Door::Envelope => Box::pin(exchange::at_envelope(self, session, ctx, &view)).await.err(),
-                Door::Sse { id } => Box::pin(sse::at_stream(self, session, ctx, &view, &id)).await.err(),
-                Door::Message { id } => Box::pin(sse::at_message(self, session, ctx, &view, &id)).await.err(),
-                Door::Rpc => Box::pin(exchange::at_rpc(self, session, ctx, &view)).await.err(),
-                Door::Control => {
-                    ctx.stage = Stage::Forwarding(Box::new(self.forwarding.to_control()));
-                    return Ok(false);
-                }
-                Door::Metadata => match self.metadata(session) {
-                    Ok(reply) => {
-                        write::reply(session, ctx, reply, None).await;
-                        None
-                    }
-                    Err(rejection) => Some(rejection),
-                },
-                Door::Raw { id, rest } => {
-                    let fleet = self.hub.fleet();
-                    let forwarded =
-                        forward::to_server(&self.admission, session, ctx, (fleet, &view), (&id, &rest));
-                    match Box::pin(forwarded).await {
-                        Ok(forward) => {
-                            ctx.stage = Stage::Forwarding(Box::new(forward));
-                            return Ok(false);
-                        }
-                        Err(rejection) => Some(rejection),
-                    }
-                }
-                Door::Wrong { allow } => match cors::preflight(session.req_header(), allow) {
-                    Some(reply) => {
-                        write::reply(session, ctx, reply, None).await;
-                        None
-                    }
-                    None => Some(Rejection::WrongMethod { allow }),
-                },
-                Door::None => Some(Rejection::NoDoor),
-            },
-        };
-        if let Some(rejection) = refused {
-            // Whoever is refused pays for it, and is told so if that is more than there is.
-            let rejection = self.admission.settle(&mut ctx.tally).err().unwrap_or(rejection);
-            let challenge = self.challenge(session, &rejection);
-            Box::pin(write::refuse(session, ctx, &rejection, style, challenge)).await?;
+        match AssertUnwindSafe(self.enter(session, ctx)).catch_unwind().await {
+            Ok(entered) => entered,
+            Err(_) => self.confess(session, ctx).await,
         }
-        ctx.stage = Stage::Answered;
-        if ctx.broken.load(Ordering::Relaxed) {
-            // Pingora would put a proper end to what has none; after an error it only hangs up.
-            return Err(Error::new(ErrorType::ConnectionClosed));
-        }
-        Ok(true)
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {

@@ -8,6 +8,7 @@ mod fleet;
 mod life;
 mod log;
 mod metrics;
+mod panics;
 
 pub use access::{AccessLog, Line};
 pub use audit::Audit;
@@ -15,3 +16,4 @@ pub use connections::{Cut, ListenerMeters, OpenConnection};
 pub use life::LifeMeters;
 pub use log::init as init_log;
 pub use metrics::{Meters, Outcome, ServerMeters};
+pub use panics::watch as watch_panics;

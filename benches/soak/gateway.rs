@@ -35,29 +35,36 @@ impl Gateway {
         let conf = format!("{conf}\nlisten: '{address}'\nstate_dir: state\ndrain: 1s\n");
         fs::write(home.path().join("tollgate.yaml"), conf)?;
         fs::write(home.path().join("catalog.yaml"), catalog)?;
-        let log = fs::File::create(home.path().join("log"))?;
-        let program = fs::canonicalize(program).map_err(|error| format!("{}: {error}", program.display()))?;
-        let mut child = Command::new(program)
-            .args(["run", "-c", "tollgate.yaml", "--catalog", "catalog.yaml"])
-            .current_dir(home.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()?;
-        let deadline = Instant::now() + Duration::from_secs(15);
-        while TcpStream::connect(address).is_err() {
-            if child.try_wait()?.is_some() || Instant::now() > deadline {
-                let said = fs::read_to_string(home.path().join("log"))?;
-                return Err(format!("the gateway does not listen. It wrote:\n{said}").into());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let child = launch(program, &home, address)?;
         Ok(Self { child, address, home })
+    }
+
+    /// Kills it with SIGKILL and starts it again at the same address, with the files of before.
+    pub(crate) fn kill_and_start(&mut self, program: &Path) -> Result<(), Failure> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.child = launch(program, &self.home, self.address)?;
+        Ok(())
+    }
+
+    /// Processes that work in its folder: its children, and what an earlier run left.
+    pub(crate) fn children(&self) -> Vec<String> {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let names = processes.filter_map(|entry| entry.file_name().into_string().ok());
+        let works_here = |name: &String| {
+            fs::read_link(format!("/proc/{name}/cwd")).is_ok_and(|cwd| cwd.starts_with(self.home.path()))
+        };
+        names.filter(|name| *name != self.child.id().to_string()).filter(works_here).collect()
     }
 
     /// Its folder, in which its children work.
     pub(crate) fn home(&self) -> &Path {
         self.home.path()
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Resident memory in KiB.
@@ -76,6 +83,30 @@ impl Gateway {
         let series = text.lines().filter(|line| line.starts_with(prefix) && line.contains(part));
         Ok(series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
+}
+
+/// Starts `program` in `home` and waits until it listens.
+fn launch(program: &Path, home: &TempDir, address: SocketAddr) -> Result<Child, Failure> {
+    let log = fs::File::create(home.path().join("log"))?;
+    let program = fs::canonicalize(program).map_err(|error| format!("{}: {error}", program.display()))?;
+    let mut child = Command::new(program)
+        .args(["run", "-c", "tollgate.yaml", "--catalog", "catalog.yaml"])
+        .current_dir(home.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()?;
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while TcpStream::connect(address).is_err() {
+        if child.try_wait()?.is_some() || Instant::now() > deadline {
+            let said = fs::read_to_string(home.path().join("log"))?;
+            // It may be on its way still, and would outlive this program.
+            drop(child.kill().and_then(|()| child.wait()));
+            return Err(format!("the gateway does not listen. It wrote:\n{said}").into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(child)
 }
 
 impl Drop for Gateway {

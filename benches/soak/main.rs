@@ -9,10 +9,42 @@
     reason = "a measuring program starts processes and tasks of its own and prints its result"
 )]
 
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    dead_code,
+    reason = "as in the tests"
+)]
+#[path = "../../tests/it/breaks.rs"]
+mod breaks;
 mod churn;
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    dead_code,
+    reason = "as in the tests"
+)]
+#[path = "../../tests/it/client.rs"]
+mod client;
+mod faults;
 mod gateway;
 mod good;
+mod kills;
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    dead_code,
+    reason = "as in the tests"
+)]
+#[path = "../../tests/it/leavers.rs"]
+mod leavers;
 mod neighbour;
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "as in the tests")]
+#[path = "../../tests/it/sim.rs"]
+mod sim;
 mod slow;
 mod upstream;
 
@@ -82,6 +114,15 @@ fn run(options: &Options) -> Result<bool, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut all = true;
     let wanted = |id: &str| options.only.is_empty() || options.only.iter().any(|only| only == id);
+    if wanted("F01") {
+        all &= told(&runtime.block_on(kills::stand(options))?);
+    }
+    if wanted("F09") {
+        all &= told(&runtime.block_on(faults::once(options))?);
+    }
+    if wanted("F18") {
+        all &= told(&runtime.block_on(faults::leavers(options))?);
+    }
     if wanted("L03") {
         all &= told(&runtime.block_on(slow::stand(options))?);
     }

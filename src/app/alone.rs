@@ -94,7 +94,7 @@ async fn serve(bridge: &Arc<Bridge>, source: &Arc<Source>, patience: Duration) {
     });
     let follow = async {
         if let (Some(path), Some(seen)) = (&source.conf.catalog, &source.seen) {
-            sidecar::follow(path, seen, stopping.subscribe(), || source.load(bridge)).await;
+            sidecar::follow(path, (seen, false), stopping.subscribe(), || source.load(bridge)).await;
         }
     };
     tokio::join!(

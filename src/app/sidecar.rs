@@ -16,11 +16,14 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::clock;
+use super::keep::keep;
 use super::overload::Overload;
 use super::systemd;
 use crate::bridge::Children;
 use crate::catalog::{Seen, Watch};
 use crate::control::{self, Control};
+use crate::failpoint;
 use crate::sample;
 
 /// The bridge, and word of its end.
@@ -34,8 +37,8 @@ pub(super) struct BridgeService {
 impl BackgroundService for BridgeService {
     async fn start(&self, _shutdown: ShutdownWatch) {
         match &self.children {
-            Children::Here(bridge) => bridge.serve(self.stopping.clone()).await,
-            Children::There(outside) => outside.watch(self.stopping.clone()).await,
+            Children::Here(bridge) => keep("bridge", |_| bridge.serve(self.stopping.clone())).await,
+            Children::There(outside) => keep("bridge", |_| outside.watch(self.stopping.clone())).await,
         }
         self.gone.send_replace(true);
     }
@@ -57,16 +60,18 @@ pub(super) struct Sidecar {
 #[async_trait]
 impl BackgroundService for Sidecar {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        let samples = self.samples.lock().take();
+        let mut samples = self.samples.lock().take();
         tokio::join!(
-            self.serve_control(),
-            self.watch_catalog(),
-            self.watch_settings(),
-            self.reload_on_signal(),
-            self.watch_health(),
-            self.look_around(),
-            self.control.entrance.keep_keys(self.stopping.clone()),
-            serve_samples(samples, self.stopping.clone()),
+            keep("control", |_| self.serve_control()),
+            keep("catalog", |again| self.watch_catalog(again)),
+            keep("settings", |again| self.watch_settings(again)),
+            keep("reload", |_| self.reload_on_signal()),
+            keep("health", |_| self.watch_health()),
+            keep("load", |_| self.look_around()),
+            keep("keys", |_| self.control.entrance.keep_keys(self.stopping.clone())),
+            keep("clock", |_| clock::watch(&self.control.audit, self.stopping.clone())),
+            // The demo's: its listener is gone with it.
+            keep("samples", |_| serve_samples(samples.take(), self.stopping.clone())),
         );
     }
 }
@@ -95,15 +100,15 @@ impl Sidecar {
     }
 
     /// Loads the catalog anew whenever its content changes. What was found in it is reported where it was found.
-    async fn watch_catalog(&self) {
+    async fn watch_catalog(&self, again: bool) {
         let (Some(path), Some(seen)) = (&self.catalog, self.control.reload.seen()) else { return };
-        follow(path, seen, self.leaving.clone(), || drop(self.control.reload.run())).await;
+        follow(path, (seen, again), self.leaving.clone(), || drop(self.control.reload.run())).await;
     }
 
     /// Loads the configuration anew whenever its content changes.
-    async fn watch_settings(&self) {
+    async fn watch_settings(&self, again: bool) {
         let Some((path, seen)) = self.control.settings.file() else { return };
-        follow(path, seen, self.leaving.clone(), || drop(self.control.settings.run())).await;
+        follow(path, (seen, again), self.leaving.clone(), || drop(self.control.settings.run())).await;
     }
 
     /// `SIGHUP` loads both files, changed or not.
@@ -131,8 +136,14 @@ impl Sidecar {
     }
 }
 
-/// Calls `reload` whenever a file has other content than was seen, until `stopping` turns true.
-pub(super) async fn follow(path: &Path, seen: &Seen, mut stopping: watch::Receiver<bool>, reload: impl Fn()) {
+/// Calls `reload` whenever a file has other content than was seen, until `stopping` turns true; at once if it is watched
+/// `again`.
+pub(super) async fn follow(
+    path: &Path,
+    (seen, again): (&Seen, bool),
+    mut stopping: watch::Receiver<bool>,
+    reload: impl Fn(),
+) {
     let file = path.display();
     let mut watch = match Watch::start(path, seen.clone()) {
         Ok(watch) => watch,
@@ -141,9 +152,16 @@ pub(super) async fn follow(path: &Path, seen: &Seen, mut stopping: watch::Receiv
     if let Some(trouble) = watch.trouble() {
         tracing::warn!(%trouble, %file, "a file's directory cannot be watched: its content is polled");
     }
+    if again {
+        // What was seen last may not have been loaded.
+        reload();
+    }
     loop {
         tokio::select! {
-            () = watch.changed() => reload(),
+            () = watch.changed() => {
+                failpoint::pass("watch");
+                reload();
+            }
             _ = stopping.wait_for(|stopping| *stopping) => return,
         }
     }

@@ -56,6 +56,8 @@ pub(super) struct Issuer {
 /// A token whose signature and claims were found good.
 #[derive(Debug)]
 struct Verified {
+    /// Not before this it is good, if it says so.
+    begins: Option<SystemTime>,
     caller: Arc<Caller>,
     audiences: Box<[Box<str>]>,
     issuer: Arc<Issuer>,
@@ -234,7 +236,8 @@ impl Tokens {
     fn remembered(&self, digest: &Digest, now: SystemTime) -> Option<Arc<Verified>> {
         let cache = self.verified.as_ref()?;
         let verified = cache.get(digest)?;
-        if verified.caller.stands(now) {
+        // A clock that was ahead may have been put right since.
+        if verified.begins.is_none_or(|begins| begins <= now) && verified.caller.stands(now) {
             return Some(verified);
         }
         cache.remove(digest);
@@ -270,14 +273,15 @@ impl Tokens {
                 found.ok_or_else(|| Fault::UnknownKey(Arc::clone(issuer)))?
             }
         };
-        let ends = end(&claims).ok_or(Fault::Bad)? + issuer.conf.leeway;
+        let ends = time(&claims, "exp").ok_or(Fault::Bad)? + issuer.conf.leeway;
+        let begins = time(&claims, "nbf").and_then(|begins| begins.checked_sub(issuer.conf.leeway));
         let audiences = audiences(&claims, issuer.conf.audience_required).ok_or(Fault::Bad)?;
         let mut caller = claims::caller(&claims, &issuer.conf, &self.classes).ok_or(Fault::Bad)?;
         caller.expires = Some(ends);
         caller.standing = key.standing.clone();
         caller.issuer_standing = issuer.standing.clone();
         let issuer = Arc::clone(issuer);
-        Ok(Verified { caller: Arc::new(caller), audiences, issuer, bytes: token.len() })
+        Ok(Verified { begins, caller: Arc::new(caller), audiences, issuer, bytes: token.len() })
     }
 
     /// The issuer that the token names. Its word is not believed yet.
@@ -377,9 +381,9 @@ fn is_signed_by(key: &Key, token: &str, validation: &Validation) -> Result<bool,
     }
 }
 
-/// When a token ends, if it says so in a number that is a time.
-fn end(claims: &Map<String, Value>) -> Option<SystemTime> {
-    let seconds = claims.get("exp").filter(|exp| exp.is_number())?.as_f64()?;
+/// When a token begins or ends, if it says so in a number that is a time.
+fn time(claims: &Map<String, Value>, name: &str) -> Option<SystemTime> {
+    let seconds = claims.get(name).filter(|time| time.is_number())?.as_f64()?;
     let is_time = (0.0..=TIME_SECS_MAX).contains(&seconds);
     is_time.then(|| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds))
 }

@@ -2,11 +2,13 @@
 //! Not here: what its lines mean (`desk`), processes and signals (`spawn`).
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::FutureExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::ChildStdin;
 use tokio::sync::{mpsc, watch};
@@ -25,6 +27,7 @@ use super::record::Trial;
 use super::slot::Slot;
 use super::spawn::{self, Process, read};
 use super::starts::Life;
+use crate::failpoint;
 use crate::sandbox;
 
 /// A child that takes no byte for this long, with a full pipe, is hung.
@@ -156,7 +159,10 @@ struct Worker {
 
 impl Worker {
     async fn live_through(mut self) {
-        let mut death = self.work().await;
+        // A fault of ours ends this child and no more: who called it is told, and the next call starts another.
+        let working = AssertUnwindSafe(self.work()).catch_unwind().await;
+        let mut death =
+            working.unwrap_or_else(|_| Death::new("internal", "was ended by a fault of the gateway"));
         if !death.meant {
             self.last_words().await;
         }
@@ -331,6 +337,7 @@ impl Worker {
     }
 
     fn take_lines(&mut self) {
+        failpoint::pass("reader");
         while let Some(cut) = self.lines.cut() {
             let turn = match &cut {
                 Cut::Line(line) => self.desk.line(line),

@@ -29,7 +29,7 @@ const EOF_GRACE: Duration = Duration::from_secs(2);
 const TERM_GRACE: Duration = Duration::from_secs(2);
 /// SIGKILL cannot be refused; what is not gone after this long hangs in the kernel.
 const KILL_GRACE: Duration = Duration::from_secs(5);
-const POLL: Duration = Duration::from_millis(10);
+pub(super) const POLL: Duration = Duration::from_millis(10);
 
 /// A running child and its pipes.
 #[derive(Debug)]
@@ -183,7 +183,7 @@ pub(super) fn group_lives(pid: u32) -> bool {
 }
 
 /// Waits until a process group has no members.
-pub(super) async fn group_gone(pid: u32, within: Duration) {
+async fn group_gone(pid: u32, within: Duration) {
     let wait = async {
         while group_lives(pid) {
             // When we are the first process of a container, grandchildren become ours to reap.

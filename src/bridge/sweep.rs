@@ -17,9 +17,10 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::time::{sleep, timeout};
 
 use super::BridgeError;
-use super::spawn::{MARKER, group_gone, signal_group};
+use super::spawn::{MARKER, POLL, signal_group};
 
 /// Swept groups are gone within this time, or hang in the kernel.
 const SWEEP_GRACE: Duration = Duration::from_secs(5);
@@ -132,9 +133,16 @@ impl Table {
         for group in &groups {
             signal_group(*group, Signal::SIGKILL);
         }
-        for group in groups {
-            group_gone(group, SWEEP_GRACE).await;
-        }
+        // The dead hold nothing. When they are reaped is for whoever inherited them: some take seconds.
+        let runs = |stat: Stat| groups.contains(&stat.group) && !matches!(stat.state, b'Z' | b'X');
+        let ended = async {
+            while processes().filter_map(Stat::read).any(runs) {
+                sleep(POLL).await;
+            }
+        };
+        drop(timeout(SWEEP_GRACE, ended).await);
+        // When we are the first process of a container, they became ours.
+        groups.iter().copied().for_each(reap_group);
         count
     }
 }

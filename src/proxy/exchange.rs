@@ -9,10 +9,12 @@ use pingora_proxy::Session;
 
 use super::admit::Admitted;
 use super::news::Listener;
+use super::pass::Watching;
 use super::rejection::{RawFault, Rejection};
 use super::replay::Owner;
 use super::{Ctx, Proxy, body, headers, write};
 use crate::auth::{Caller, Demand};
+use crate::failpoint;
 use crate::hub::{self, Asked, HubError, Relayed};
 use crate::mcp::{self, Era, Id, Kind, Malformed, MalformedKind, Message, Method, ParseLimits};
 use crate::reply::{Body, Reply, Stream};
@@ -79,7 +81,7 @@ async fn resume(
     let reply = Reply { status: http::StatusCode::OK, headers, body: Body::Stream(Box::new(stream)) };
     let standing = proxy.admission.standing(proxy.hub.fleet(), &admitted, &upstream).of(None, true);
     let (draining, comment_every) = (proxy.ending.draining.clone(), proxy.limits.comment_every);
-    let watching = write::Watching {
+    let watching = Watching {
         leaving_cancels: true,
         id: None,
         draining,
@@ -298,6 +300,7 @@ async fn answer(
         begin_session(proxy, ctx, (&admitted, &upstream), &id)?;
     }
     pay(proxy, ctx, &mut admitted, &upstream, asked.method)?;
+    failpoint::pass("handler");
     // A client of the modern era cancels by leaving; one of the legacy era only lost its connection, and its call
     // goes on (2026-07-28 and 2025-11-25/basic/transports). A stream without a client is of no use in either.
     let leaving_cancels = asked.era == Era::Modern || asked.method == Method::Stream;
@@ -339,8 +342,7 @@ async fn answer(
     if let (Some(owner), Method::EndSession, true) = (&owner, method, reply.status.is_success()) {
         proxy.replays.forget(owner);
     }
-    let watching =
-        write::Watching { leaving_cancels, id, draining, standing, listener, comment_every, recording };
+    let watching = Watching { leaving_cancels, id, draining, standing, listener, comment_every, recording };
     write::reply(session, ctx, reply, Some(watching)).await;
     drop(attempt);
     Ok(())

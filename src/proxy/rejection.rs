@@ -6,6 +6,7 @@
 mod denied;
 mod hub;
 mod limited;
+mod malformed;
 mod unauthenticated;
 pub(super) mod unsure;
 
@@ -16,7 +17,7 @@ use serde_json::json;
 use super::headers::REQUEST_ID;
 use crate::auth::{AuthError, Challenge, Denied};
 use crate::hub::HubError;
-use crate::mcp::{Code, Era, HeaderFault, Id, Malformed, MalformedKind, RpcError};
+use crate::mcp::{Code, Era, HeaderFault, Id, Malformed, RpcError};
 use crate::reply::{Body, Reply};
 use crate::telemetry::Outcome;
 use crate::upstream::UpstreamError;
@@ -78,6 +79,8 @@ pub(super) enum Rejection {
     Leaving {
         id: Option<Id>,
     },
+    /// A panic of ours.
+    Fault,
 }
 
 /// What is wrong with where a request comes from, or with the name that it uses for us.
@@ -190,7 +193,7 @@ impl Rejection {
                 words: format!("Accept must list {accept}"),
                 ..bad(S::NOT_ACCEPTABLE, "not_acceptable", "")
             },
-            Self::Malformed(malformed) => malformed_row(malformed),
+            Self::Malformed(malformed) => malformed::row(malformed),
             Self::HeaderMismatch { fault, .. } => {
                 let (code, reason) = match fault {
                     HeaderFault::Mismatch(_) => (Code::HEADER_MISMATCH, "header_mismatch"),
@@ -208,20 +211,18 @@ impl Rejection {
                 bad(S::NOT_FOUND, "stream_not_found", "no such stream: open one at /servers/{id}/sse")
             }
             Self::Raw(fault) => fault.row(),
-            Self::Leaving { .. } => row(
-                S::SERVICE_UNAVAILABLE,
-                Code::UNAVAILABLE,
-                "leaving",
-                "the gateway is about to end and begins no sessions: try again",
-                Outcome::RateLimited,
-            ),
-            Self::ForwardFailed => row(
-                S::BAD_GATEWAY,
-                Code::BAD_UPSTREAM,
-                "forward_failed",
-                "what is behind did not answer",
-                TransportError,
-            ),
+            Self::Leaving { .. } => {
+                let words = "the gateway is about to end and begins no sessions: try again";
+                row(S::SERVICE_UNAVAILABLE, Code::UNAVAILABLE, "leaving", words, Outcome::RateLimited)
+            }
+            Self::Fault => {
+                let words = "a fault of the gateway";
+                row(S::INTERNAL_SERVER_ERROR, Code::INTERNAL, "internal", words, TransportError)
+            }
+            Self::ForwardFailed => {
+                let words = "what is behind did not answer";
+                row(S::BAD_GATEWAY, Code::BAD_UPSTREAM, "forward_failed", words, TransportError)
+            }
         }
     }
 
@@ -374,18 +375,4 @@ fn unknown_server(server: &str) -> Row {
         words: format!("Server '{server}' not found"),
         outcome: Outcome::Denied,
     }
-}
-
-fn malformed_row(malformed: &Malformed) -> Row {
-    let (code, reason) = match &malformed.kind {
-        MalformedKind::NotJson(_) => (Code::PARSE, "not_json"),
-        MalformedKind::TooDeep(_) => (Code::PARSE, "too_deep"),
-        MalformedKind::Batch => (Code::INVALID_REQUEST, "batch"),
-        MalformedKind::NotObject => (Code::INVALID_REQUEST, "not_an_object"),
-        MalformedKind::Ambiguous(_) => (Code::INVALID_REQUEST, "ambiguous_member"),
-        MalformedKind::Unversioned | MalformedKind::Envelope(_) => (Code::INVALID_REQUEST, "not_json_rpc"),
-        MalformedKind::Params | MalformedKind::NoText(_) => (Code::INVALID_PARAMS, "params"),
-    };
-    let words = malformed.kind.to_string();
-    Row { status: StatusCode::BAD_REQUEST, code, reason, words, outcome: Outcome::Denied }
 }

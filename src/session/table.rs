@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::census::{Census, Crowded, Room};
 use super::seal::{Pin, Sealer, SessionError};
+use crate::failpoint;
 
 /// A session counts as active this long after its last message.
 const ACTIVE_FOR: Duration = Duration::from_secs(300);
@@ -193,6 +194,7 @@ impl Sessions {
     fn remember(&self, id: &str, (caller, server): (u128, &str), pin: &Arc<Pin>, expires: SystemTime) {
         let key = key(id);
         let mut shard = self.shard(key).lock();
+        failpoint::pass("lock");
         // Many sessions of other gateways may come here. Whoever is not remembered is only opened again.
         if !self.census.enter(caller, server) {
             return;

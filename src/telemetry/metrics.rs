@@ -103,7 +103,7 @@ pub(super) struct Families {
 impl Meters {
     /// Registers every metric. Fails only if two have the same name.
     pub fn new(tool_labels_max: usize) -> prometheus::Result<Self> {
-        let registry = Registry::new();
+        let registry = super::panics::registry()?;
         let families = Arc::new(Families::new(&registry)?);
         let connections = ConnectionFamilies::new(&registry)?;
         let life = LifeMeters::new(&registry)?;

@@ -127,6 +127,11 @@ impl Caller {
         tokio::time::timeout(SOON, request.send()).await.expect("no answer").expect("the exchange failed")
     }
 
+    /// POSTs one message to whoever may or may not be there.
+    pub(crate) async fn try_send(&self, message: &Value) -> reqwest::Result<reqwest::Response> {
+        self.http.post(&self.url).headers(self.headers.clone()).body(message.to_string()).send().await
+    }
+
     /// Sends bytes as they are and reads the whole answer.
     pub(crate) async fn send(&self, method: reqwest::Method, body: Vec<u8>) -> Answer {
         let response = self.open(method, body).await;

@@ -4,25 +4,32 @@
 //! A test counts its cases, says everything that is wrong at once, and prints one line `PASS id figure`. Each has a
 //! positive control: the same attack succeeds against a naive proxy, or with the protection turned off.
 
+mod aborts;
 mod bleed;
 mod bodies;
 mod bombs;
 mod callers;
+mod clock;
 mod commands;
 mod crash_loop;
 mod descriptors;
+mod down;
 mod eaters;
 mod h2;
 mod heads;
+mod hijack;
 mod hostile;
 mod hostile_stdio;
 mod json;
 mod jwks;
 mod keys;
+mod kills;
 mod leaving;
 mod listed;
 mod mirrored;
 mod once;
+#[cfg(debug_assertions)]
+mod panics;
 mod passthrough;
 mod payloads;
 mod process_trees;
@@ -35,6 +42,7 @@ mod sites;
 mod smuggling;
 mod spoofing;
 mod tokens;
+mod toxics;
 
 use std::io::Write as _;
 

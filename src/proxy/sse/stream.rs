@@ -11,9 +11,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::super::exchange::{EVENTS, enter, pay};
+use super::super::pass::{COMMENT, begun, passed};
 use super::super::rejection::{Limited, Rejection};
 use super::super::standing::Standing;
-use super::super::write::{COMMENT, begin_events, begun, passed};
+use super::super::write::begin_events;
 use super::super::{Ctx, Proxy, headers};
 use super::listening::Listening;
 use super::table::{Link, Registered};

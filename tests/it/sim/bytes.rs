@@ -36,6 +36,8 @@ impl Io for TlsStream<TcpStream> {
 pub(super) struct Line {
     io: Box<dyn Io>,
     got: Vec<u8>,
+    /// Whether bytes may wait where the socket does not show them.
+    secure: bool,
 }
 
 /// What came of reading a request.
@@ -64,7 +66,7 @@ impl Line {
             None => Box::new(stream),
             Some(tls) => Box::new(tls.accept(stream).await.ok()?),
         };
-        Some(Self { io, got: Vec::new() })
+        Some(Self { io, got: Vec::new(), secure: tls.is_some() })
     }
 
     /// Reads one request, or as much of it as the test wants read.
@@ -81,10 +83,7 @@ impl Line {
             assert!(self.got.len() < REQUEST_BYTES_MAX, "a request over {REQUEST_BYTES_MAX} bytes");
             // Armed at any time before the first byte: the connection may have been idle until now.
             if self.got.is_empty() && cut.is_none() {
-                if self.io.socket().readable().await.is_err() {
-                    return Read::Gone;
-                }
-                if self.peer_has_closed() {
+                if !self.secure && (self.io.socket().readable().await.is_err() || self.peer_has_closed()) {
                     return Read::Gone;
                 }
                 cut = shared.behaviour.lock().unwrap().cut.take();

@@ -103,7 +103,8 @@ async fn connection(stream: TcpStream, number: usize, shared: Arc<Shared>) {
     let mut fate = shared.fate.subscribe();
     let Some(mut line) = Line::open(stream, shared.tls.as_ref()).await else { return };
     tokio::select! {
-        () = converse(&mut line, number, &shared) => {}
+        biased;
+        // First: what was asked after the test said so is not answered.
         changed = fate.changed() => {
             changed.unwrap();
             if fate.borrow().reset {
@@ -114,6 +115,7 @@ async fn connection(stream: TcpStream, number: usize, shared: Arc<Shared>) {
                 line.reset();
             }
         }
+        () = converse(&mut line, number, &shared) => {}
     }
 }
 
@@ -188,8 +190,9 @@ async fn misbehave(line: &mut Line, manner: Manner, asked: &super::Asked, shared
         }
         Manner::Drip(bytes, every) => {
             let whole = speak::honest(asked, shared).bytes();
-            for piece in whole.chunks(bytes.max(1)) {
-                if !line.write(piece).await || !every.is_zero() && !line.pause(every).await {
+            for (at, piece) in whole.chunks(bytes.max(1)).enumerate() {
+                let paused = at == 0 || every.is_zero() || line.pause(every).await;
+                if !paused || !line.write(piece).await {
                     return Ended::Gone;
                 }
             }

@@ -1,5 +1,5 @@
-//! The server misbehaves as it is told, and counts what is true.
-//! Not here: what a gateway makes of it (`scorecard`).
+//! `mcp-sim` misbehaves as it is told, and counts what is true.
+//! Not here: the server (`sim`), what a gateway makes of it (`scorecard`).
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{Asked, Door, End, Kind, Manner, Sim};
 use crate::client::{Caller, SOON, request};
+use crate::sim::{Asked, Door, End, Kind, Manner, Sim};
 
 fn call(n: &str) -> serde_json::Value {
     request(1, "tools/call", json!({"name": "echo", "arguments": {"n": n}}))
