@@ -335,11 +335,6 @@ fn serve(
         private.stop
     });
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(conf));
-    // One elsewhere may come later, and go and come again.
-    let bridge_socket = match &children {
-        Children::Here(bridge) => Some(bridge.socket().to_owned()),
-        Children::There(_) => None,
-    };
     let bridge_service = BridgeService {
         children: children.clone(),
         stopping: phases.stopping.subscribe(),
@@ -367,7 +362,7 @@ fn serve(
         draining: phases.draining.subscribe(),
         hanging_up: phases.hanging_up.subscribe(),
         pressure: load.pressure,
-        private: bridge_socket.into_iter().chain([control_socket]).collect(),
+        private: private_sockets(&children, control_socket),
         announcement,
     };
     server.add_service(GenBackgroundService::new("bridge".into(), Arc::new(bridge_service)));
@@ -390,6 +385,15 @@ fn serve(
     };
     server.run(RunArgs { shutdown_signal: Box::new(drain) });
     Ok(())
+}
+
+/// Sockets of services that have to answer before clients are let in. A bridge elsewhere may come later, and go and
+/// come again.
+fn private_sockets(children: &Children, control_socket: PathBuf) -> Vec<PathBuf> {
+    match children {
+        Children::Here(bridge) => vec![bridge.socket().to_owned(), control_socket],
+        Children::There(_) => vec![control_socket],
+    }
 }
 
 /// The proxy as Pingora serves it.

@@ -157,12 +157,9 @@ impl Rejection {
     fn row(&self) -> Row {
         use Outcome::{Denied, TransportError};
         use StatusCode as S;
-        let row = |status, code, reason, words: &str, outcome| Row {
-            status,
-            code,
-            reason,
-            words: words.into(),
-            outcome,
+        let row = |status, code, reason, words: &str, outcome| {
+            let words = words.into();
+            Row { status, code, reason, words, outcome }
         };
         let bad = |status, reason, words: &str| row(status, Code::INVALID_REQUEST, reason, words, Denied);
         match self {
