@@ -117,6 +117,15 @@ pub(super) struct Told {
 }
 
 impl Failure {
+    /// Whether the call was handed to a child that was ready, and nobody knows what became of it.
+    fn may_have_run(&self) -> bool {
+        match self {
+            Self::Died(death) => !matches!(death.reason, "spawn_failed" | "start_timeout"),
+            Self::LineTooLong(_) | Self::TimedOut(_) | Self::Cancelled => true,
+            _ => false,
+        }
+    }
+
     /// What the caller of `server` is told, in answer to its request `id`.
     pub(super) fn tell(&self, server: &ServerId, id: Option<&Id>) -> Told {
         let mut told = Told {
@@ -125,12 +134,15 @@ impl Failure {
             retry_after: None,
             body: Bytes::new(),
         };
-        let data = match self {
+        let mut data = match self {
             Self::Died(death) | Self::Refused(death, _) => {
                 json!({"reason": self.reason(), "server": server.as_str(), "stderr": death.stderr})
             }
             _ => json!({"reason": self.reason(), "server": server.as_str()}),
         };
+        if let (true, Some(data)) = (self.may_have_run(), data.as_object_mut()) {
+            data.insert("outcome".into(), "unknown".into());
+        }
         let (code, message) = match self {
             Self::Died(death) => (Code::BAD_UPSTREAM, format!("server '{server}' {}", death.what)),
             Self::Refused(death, after) => {

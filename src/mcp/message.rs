@@ -52,10 +52,18 @@ impl Id {
         &self.0
     }
 
-    /// Whether that JSON text is the same id, perhaps with other escapes.
+    /// Whether that JSON text is the same id, perhaps with other escapes, or as a number written in another way: a
+    /// server whose language has one kind of number writes a long one as it can.
     pub fn is(&self, text: &str) -> bool {
-        let string = |text: &str| serde_json::from_str::<String>(text).ok();
-        *self.0 == *text || self.0.starts_with('"') && string(&self.0) == string(text)
+        if *self.0 == *text {
+            return true;
+        }
+        if self.0.starts_with('"') {
+            let string = |text: &str| serde_json::from_str::<String>(text).ok();
+            return string(&self.0) == string(text);
+        }
+        let number = |text: &str| serde_json::from_str::<f64>(text).ok();
+        number(&self.0).is_some_and(|id| number(text) == Some(id))
     }
 }
 

@@ -37,6 +37,9 @@ pub enum SessionError {
     /// Older than the configured age.
     #[error("session expired")]
     Expired,
+    /// Its client ended it.
+    #[error("session ended")]
+    Ended,
     /// Its server does not know it any more, and would not open it anew.
     #[error("the server lost the session")]
     Lost,

@@ -1,7 +1,7 @@
 //! Sessions seen lately: opened once, counted, and forgotten when idle.
 //! Not here: what a session is (`seal`). Losing this table costs nothing but the opening of ids again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +23,8 @@ const SHARDS: usize = 16;
 pub struct Sessions {
     sealer: Sealer,
     shards: [Mutex<HashMap<u64, Seen>>; SHARDS],
+    /// Sessions that their clients ended: they are not opened anew, whatever their ids say.
+    ended: Mutex<Ended>,
     /// Sessions that are being opened anew, so that it is done once.
     restoring: Mutex<HashMap<u64, Weak<tokio::sync::Mutex<()>>>>,
     /// How many of them there are, and whose.
@@ -56,7 +58,13 @@ const SUBSCRIPTIONS_MAX: usize = 64;
 impl Sessions {
     /// Sessions sealed by `sealer`.
     pub fn new(sealer: Sealer) -> Self {
-        Self { sealer, shards: Default::default(), restoring: Mutex::default(), census: Census::default() }
+        Self {
+            sealer,
+            shards: Default::default(),
+            ended: Mutex::default(),
+            restoring: Mutex::default(),
+            census: Census::default(),
+        }
     }
 
     /// The same with other room for them. Above it ids are opened at every message, and no sessions are begun.
@@ -99,6 +107,9 @@ impl Sessions {
             return Ok(Arc::clone(&seen.pin));
         }
         let (pin, expires) = self.sealer.open_until(id, caller, server)?;
+        if self.ended.lock().has(id) {
+            return Err(SessionError::Ended);
+        }
         let pin = Arc::new(pin);
         self.remember(id, (caller, server), &pin, expires);
         Ok(pin)
@@ -168,6 +179,7 @@ impl Sessions {
         if let Some(seen) = self.shard(key).lock().remove(&key) {
             self.census.leave(seen.caller, &seen.server);
         }
+        self.ended.lock().add(id);
     }
 
     /// How many are active; forgets the others.
@@ -211,6 +223,38 @@ impl Sessions {
         let [first, ..] = &self.shards;
         usize::try_from(key).ok().and_then(|key| self.shards.get(key % SHARDS)).unwrap_or(first)
     }
+}
+
+/// Ended sessions remembered; the oldest is forgotten first.
+const ENDED_MAX: usize = 65_536;
+
+/// Sessions that their clients ended, by the ends of their ids: a restart forgets them, and then their servers say that
+/// they know no such session.
+#[derive(Debug, Default)]
+struct Ended {
+    known: HashSet<u128>,
+    order: VecDeque<u128>,
+}
+
+impl Ended {
+    fn add(&mut self, id: &str) {
+        let Some(tail) = tail(id).filter(|tail| self.known.insert(*tail)) else { return };
+        self.order.push_back(tail);
+        if self.order.len() > ENDED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+
+    fn has(&self, id: &str) -> bool {
+        tail(id).is_some_and(|tail| self.known.contains(&tail))
+    }
+}
+
+/// 96 random bits of an id.
+fn tail(id: &str) -> Option<u128> {
+    id.as_bytes().last_chunk::<16>().map(|tail| u128::from_be_bytes(*tail))
 }
 
 /// The end of a sealed id is its authentication tag: random enough to be a key by itself. Eight characters of it are
@@ -292,6 +336,8 @@ mod tests {
         assert_eq!(sessions.wishes("another"), Wishes::default());
         (0..1000).for_each(|n| sessions.subscribed(&id, &format!("b:{n}")));
         assert_eq!(sessions.wishes(&id).subscriptions.len(), SUBSCRIPTIONS_MAX);
+        sessions.end(&id);
+        assert_eq!(sessions.open(&id, 1, "a"), Err(SessionError::Ended), "what its client ended is over");
         assert!(
             Arc::ptr_eq(&sessions.gate(&id), &sessions.gate(&id)) || sessions.restoring.lock().len() == 1
         );

@@ -5,9 +5,11 @@
 //! delays another's checks.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -86,7 +88,7 @@ fn look(fleet: &Arc<Fleet>, servers: &mut HashMap<String, Watched>, rounds: &mut
             watched.upstream.as_ref().is_none_or(|known| !Arc::ptr_eq(&known.reach, &upstream.reach));
         if !watched.running && (changed || watched.due.is_none_or(|due| due <= now)) {
             let watched = std::mem::replace(watched, Watched { running: true, ..Watched::default() });
-            rounds.spawn(round(Arc::clone(upstream), watched));
+            rounds.spawn(kept_up(round(Arc::clone(upstream), watched), id.to_owned()));
         }
     }
     let gone = |id: &String, watched: &mut Watched| {
@@ -98,6 +100,12 @@ fn look(fleet: &Arc<Fleet>, servers: &mut HashMap<String, Watched>, rounds: &mut
             (id, Watched::default())
         });
     }
+}
+
+/// A round that panics is no reason to ask no more: the server is due again, and its probe sessions are lost.
+async fn kept_up(round: impl Future<Output = (String, Watched)>, id: String) -> (String, Watched) {
+    let done = AssertUnwindSafe(round).catch_unwind().await;
+    done.unwrap_or_else(|_| (id, Watched { due: Some(Instant::now() + RECOVERY), ..Watched::default() }))
 }
 
 /// One round of checks of one server.

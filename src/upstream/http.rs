@@ -26,7 +26,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
 use crate::bridge;
@@ -62,7 +62,7 @@ impl Connectors {
         let secure = remote.endpoints.iter().any(|endpoint| endpoint.url.scheme_str() == Some("https"));
         let tls = if secure { self.tls.get_or_init(|| tls_config(true)).clone() } else { tls_config(false) };
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
-        Connector::Net(https.wrap_connector(tcp))
+        Connector::Net(https.wrap_connector(tcp), connect)
     }
 
     /// A connector for the bridge.
@@ -319,7 +319,8 @@ impl Wire {
 /// Opens connections.
 #[derive(Debug, Clone)]
 pub(super) enum Connector {
-    Net(HttpsConnector<HttpConnector>),
+    /// TLS has to be agreed on within the time to connect as well.
+    Net(HttpsConnector<HttpConnector>, Duration),
     Unix(Arc<Path>),
 }
 
@@ -332,16 +333,16 @@ impl Service<Uri> for Connector {
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         match self {
-            Self::Net(https) => https.poll_ready(cx),
+            Self::Net(https, _) => https.poll_ready(cx),
             Self::Unix(_) => Poll::Ready(Ok(())),
         }
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         match self {
-            Self::Net(https) => {
-                let connecting = https.call(uri);
-                Box::pin(async move { connecting.await.map(|io| Io(Box::new(io))) })
+            Self::Net(https, within) => {
+                let connecting = timeout(*within, https.call(uri));
+                Box::pin(async move { connecting.await?.map(|io| Io(Box::new(io))) })
             }
             Self::Unix(socket) => {
                 let socket = Arc::clone(socket);

@@ -178,9 +178,20 @@ async fn a_session_ends_with_the_servers_stream() {
         fake.release();
     });
     assert_eq!((cut.status, &cut.json()["id"]), (502, &json!(1)), "{cut:?}");
-    let lost = session.post(&call).await;
-    assert_eq!(lost.status, 404, "the session is unknown, so that whoever has it opens another: {lost:?}");
-    assert_eq!(open(&fake, &caller).await.result()["serverInfo"]["name"], "old");
+    // The next one finds the session lost: it is opened anew on a stream of its own, and then the call is sent.
+    let before = fake.seen().len();
+    let (again, ()) = tokio::join!(session.post(&call), async {
+        for method in ["initialize", "tools/call"] {
+            fake.wait_for_one(method, |seen| {
+                seen.number >= before && seen.path.starts_with("/message") && seen.rpc() == method
+            })
+            .await;
+            fake.release();
+        }
+    });
+    assert_eq!(again.status, 502, "{again:?}");
+    let streams = fake.seen().iter().filter(|seen| seen.method == "GET").count();
+    assert_eq!(streams, 2);
 }
 
 #[tokio::test]

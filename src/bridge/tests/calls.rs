@@ -96,8 +96,7 @@ async fn a_crash_fails_its_calls_at_once_with_the_last_words_and_the_next_call_s
         let error = &said.json()["error"];
         assert_eq!(error["code"], -31502);
         assert_eq!(error["message"], "server 'one' exited with code 3");
-        let data =
-            json!({"reason": "child_exited", "server": "one", "stderr": ["about to die", "last words"]});
+        let data = json!({"reason": "child_exited", "server": "one", "stderr": ["about to die", "last words"], "outcome": "unknown"});
         assert_eq!(error["data"], data);
     }
     assert_eq!(rig.tool("/one/0", "echo", json!({"text": "again"})).await.text(), "again");
@@ -130,7 +129,7 @@ async fn an_answer_over_the_limit_is_told_like_a_death_and_the_child_lives() {
     let error = &said.json()["error"];
     assert_eq!(error["code"], -31502);
     assert_eq!(error["message"], "server 'one' answered in a line over the limit of 4194304 bytes");
-    assert_eq!(error["data"], json!({"reason": "line_too_long", "server": "one"}));
+    assert_eq!(error["data"], json!({"reason": "line_too_long", "server": "one", "outcome": "unknown"}));
     assert_eq!(rig.counts.rubbish.load(Ordering::SeqCst), 1, "one line is counted once");
     assert_eq!(rig.tool("/one/0", "echo", json!({"text": "again"})).await.text(), "again");
     assert_eq!(rig.counts.started.load(Ordering::SeqCst), 1);

@@ -138,7 +138,17 @@ impl Closed {
         if let Some(key) = key {
             caller = caller.with("x-api-key", key);
         }
-        caller.with("x-server-id", "it").send(method.parse().unwrap(), body.0.clone().into_bytes()).await
+        let caller = caller.with("x-server-id", "it");
+        let response = caller.open(method.parse().unwrap(), body.0.clone().into_bytes()).await;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let kind = headers.get("content-type").map(|kind| kind.as_bytes().to_vec()).unwrap_or_default();
+        // A stream stays open as long as somebody listens.
+        let body = if kind.starts_with(b"text/event-stream") {
+            String::new()
+        } else {
+            response.text().await.unwrap_or_default()
+        };
+        Answer { status, headers, body }
     }
 }
 
