@@ -82,6 +82,7 @@ fn fake(id: &str, mode: &str) -> Server {
             idle_timeout: None,
             sandbox: None,
         }),
+        required: false,
         balance: crate::catalog::Balance::RoundRobin,
         breaker: None,
         retry: crate::catalog::Retry { max: 0, budget: 0, pause: Duration::from_millis(1) },

@@ -118,6 +118,7 @@ impl Checker<'_> {
             display_name: raw.display_name.unwrap_or_else(|| id.to_string()),
             description: raw.description,
             enabled,
+            required: raw.required.unwrap_or(false),
             tags: raw.tags.unwrap_or_default(),
             metadata: raw.metadata.unwrap_or_default(),
             runtime,

@@ -110,6 +110,8 @@ pub struct Server {
     pub description: Option<String>,
     /// A disabled server is as if it were absent.
     pub enabled: bool,
+    /// Whether the gateway is not ready while it cannot be called.
+    pub required: bool,
     /// Words to filter by.
     pub tags: Vec<String>,
     /// The operator's own data, passed through.

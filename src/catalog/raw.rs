@@ -49,6 +49,8 @@ pub(super) struct RawServer {
     pub(super) description: Option<String>,
     /// Whether it is offered. Default: true.
     pub(super) enabled: Option<bool>,
+    /// Whether `/readyz` fails while it cannot be called. Default: false, no server is the gateway's own health.
+    pub(super) required: Option<bool>,
     /// Words to filter by.
     pub(super) tags: Option<Vec<String>>,
     /// Your own data, passed through.
@@ -224,6 +226,8 @@ pub(super) struct RawClientServer {
     pub(super) description: Option<String>,
     /// Whether it is offered. Default: true.
     pub(super) enabled: Option<bool>,
+    /// Whether `/readyz` fails while it cannot be called. Default: false, no server is the gateway's own health.
+    pub(super) required: Option<bool>,
     /// The opposite of `enabled`, as some clients write it.
     pub(super) disabled: Option<At<bool>>,
     /// Words to filter by.

@@ -102,6 +102,9 @@ fn render(snapshot: &Snapshot) -> String {
             }
         }
         writeln!(out, "  {:?}", server.timeouts).unwrap();
+        if server.required {
+            writeln!(out, "  required").unwrap();
+        }
         if server.balance != Balance::RoundRobin {
             writeln!(out, "  balance: {:?}", server.balance).unwrap();
         }

@@ -272,3 +272,35 @@ async fn a_new_endpoint_is_not_trusted_before_its_first_check() {
     let shown = Caller::new(&gateway.path("/servers/it")).send(Method::GET, Vec::new()).await.json();
     assert_eq!(shown["endpoints"][1]["state"], "starting", "{shown}");
 }
+
+#[tokio::test]
+async fn only_a_required_server_makes_the_gateway_unready() {
+    let (well, down) = (Sim::start(), Sim::start());
+    let one = |id: &str, sim: &Sim, required: bool| {
+        json!({"id": id, "runtime": {"type": "remote-http", "url": sim.url()}, "required": required,
+            "health": {"type": "tcp", "interval": "100ms"}})
+    };
+    let catalog =
+        |required| json!({"servers": [one("a", &well, true), one("b", &down, required)]}).to_string();
+    down.crash();
+    let gateway = Gateway::start(&catalog(false));
+    let asked = async |query: &str| {
+        Caller::new(&gateway.path(&format!("/readyz{query}"))).send(Method::GET, Vec::new()).await
+    };
+    let deadline = std::time::Instant::now() + SOON;
+    let turns = async |status: u16| {
+        while asked("").await.status != status {
+            assert!(std::time::Instant::now() < deadline, "never {status}");
+            // The paths of health answer 50 a second.
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    down.until("the checks know", SOON, |facts| (facts.open == 0).then_some(())).await;
+    turns(200).await;
+    gateway.edit_catalog(&catalog(true));
+    turns(503).await;
+    let told = asked("?verbose").await;
+    assert!(told.body.contains("[-]required servers: 1 of 2 can be called"), "{told:?}");
+    down.heal();
+    turns(200).await;
+}

@@ -39,6 +39,7 @@ pub(super) fn into_server(
         display_name: raw.display_name,
         description: raw.description,
         enabled: raw.enabled.or(raw.disabled.map(|disabled| !disabled.value)),
+        required: raw.required,
         tags: raw.tags,
         metadata: raw.metadata,
         runtime: Some(At { value: runtime, span }),

@@ -144,6 +144,21 @@ async fn f10_one_of_three_replicas_fails_and_callers_hardly_notice() {
         card.check(&format!("{name}: calls to it while it is out"), probed <= 8, &probed);
         card.check(&format!("{name}: the others stay"), seen[1..] == ["healthy", "healthy"], &seen);
     }
+    // Now well, now not: whoever is often wrong is out most of the time, and the others take its calls.
+    let turns = Arc::new(AtomicUsize::new(0));
+    let load = Load::start(&gateway);
+    sims[0].be_at(
+        "tools/call",
+        Manner::by(move |_| {
+            let well = turns.fetch_add(1, Ordering::Relaxed) % 20 < 10;
+            if well { Manner::Honest } else { Manner::Status(500) }
+        }),
+    );
+    load.more(1_000).await;
+    sims[0].heal();
+    wait_for(&gateway, &WELL).await;
+    let tally = load.end().await;
+    card.check("flapping: callers' errors", failures(&tally) <= 60, &tally);
     card.check("back within 30 s", slowest < Duration::from_secs(30), &slowest);
     // What tools say of their own failures is no fault of the server.
     for sim in &sims {
@@ -165,6 +180,28 @@ fn tool_error(asked: &crate::sim::Asked) -> Vec<u8> {
         body.len()
     )
     .into_bytes()
+}
+
+/// One that is slow is not out, but those that are less busy get the calls.
+#[tokio::test]
+async fn f10_a_slow_replica_gets_fewer_calls() {
+    let mut card = Card::new("F10");
+    let mut shares = Vec::new();
+    for balance in ["least_in_flight", "round_robin"] {
+        let sims = [Sim::start(), Sim::start(), Sim::start()];
+        let gateway = gateway(&sims, json!({"balance": balance}));
+        wait_for(&gateway, &WELL).await;
+        sims[0].be_at("tools/call", Manner::Late(Duration::from_millis(100)));
+        let load = Load::start(&gateway);
+        load.more(300).await;
+        let tally = load.end().await;
+        card.check(&format!("{balance}: callers' errors"), failures(&tally) == 0, &tally);
+        let share = sims[0].facts().executed.len() * 100
+            / sims.iter().map(|sim| sim.facts().executed.len()).sum::<usize>();
+        shares.push(share);
+    }
+    card.check("its share of the calls, and in rounds", shares[0] < 20 && shares[1] > 25, &shares);
+    card.pass(&format!("a slow replica gets {} % of the calls, in rounds {} %", shares[0], shares[1]));
 }
 
 /// The control: without a breaker a third of the calls fails for as long as the replica does.
