@@ -51,6 +51,7 @@ mod settings;
 mod sim;
 mod sse_upstream;
 mod stdio;
+mod storm;
 mod streams;
 mod tls;
 mod tokens;

@@ -31,6 +31,11 @@ impl Meter {
         self.status("VmHWM:")
     }
 
+    /// Open descriptors.
+    pub(crate) fn descriptors(self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.0)).unwrap().count()
+    }
+
     /// Processor time so far, in ticks of ten milliseconds.
     pub(crate) fn cpu(self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap();
