@@ -61,7 +61,7 @@ fn toxics() -> Vec<Toxic> {
         toxic("refused", CONNECT, REFUSED, |sim| {
             sim.crash();
         }),
-        toxic("black hole", RESPONSE, &["timeout"], |sim| {
+        toxic("black hole", RESPONSE, &["timeout", "connection_broke"], |sim| {
             sim.reset();
             sim.door(Door::Blackhole);
         }),
