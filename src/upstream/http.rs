@@ -90,14 +90,16 @@ enum OpenError {
 struct Line {
     sender: http1::SendRequest<Full<Bytes>>,
     connection: Pin<Box<http1::Connection<Io, Full<Bytes>>>>,
+    /// How many others had broken when it was opened.
+    generation: u64,
 }
 
 impl Line {
-    async fn open(connector: &Connector, to: &Uri) -> Result<Self, OpenError> {
+    async fn open(connector: &Connector, to: &Uri, generation: u64) -> Result<Self, OpenError> {
         let io = connector.clone().call(to.clone()).await.map_err(OpenError::Connect)?;
         let shaken = http1::Builder::new().max_buf_size(READ_BYTES_MAX).handshake(io).await;
         let (sender, connection) = shaken.map_err(OpenError::Broken)?;
-        Ok(Self { sender, connection: Box::pin(connection) })
+        Ok(Self { sender, connection: Box::pin(connection), generation })
     }
 
     /// Whether the connection is still there and free. Polling it once takes in what came since the last answer.
@@ -127,22 +129,25 @@ impl Line {
 }
 
 /// The idle connections of one endpoint, the last one used first.
-#[derive(Clone)]
+///
+/// A server that dies takes all its connections with it, so when one breaks, none as old is used for another call.
+#[derive(Debug, Clone)]
 pub(super) struct Lines {
-    idle: Arc<Mutex<VecDeque<(Line, Instant)>>>,
+    kept: Arc<Mutex<Kept>>,
     max: usize,
 }
 
-impl std::fmt::Debug for Lines {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lines").field("idle", &self.idle.lock().len()).field("max", &self.max).finish()
-    }
+#[derive(Debug, Default)]
+struct Kept {
+    idle: VecDeque<(Line, Instant)>,
+    /// How many have broken. Those that are idle were opened since the last one.
+    generation: u64,
 }
 
 impl Lines {
     /// Keeps at most `max` idle connections.
     pub(super) fn new(max: usize) -> Self {
-        Self { idle: Arc::default(), max }
+        Self { kept: Arc::default(), max }
     }
 
     /// Sends `request`, on an idle connection to the endpoint or on a new one to `to`. A connection that turns out to
@@ -162,13 +167,14 @@ impl Lines {
                 Ok(response) => return Ok(self.answer(response, line)),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
-                    None => return Err(SendError::Broken(error.into_error())),
+                    None => return Err(self.broke(error.into_error())),
                 },
             }
         }
-        let mut line = match Box::pin(Line::open(connector, to)).await {
+        let generation = self.kept.lock().generation;
+        let mut line = match Box::pin(Line::open(connector, to, generation)).await {
             Ok(line) => line,
-            Err(OpenError::Broken(error)) => return Err(SendError::Broken(error)),
+            Err(OpenError::Broken(error)) => return Err(self.broke(error)),
             Err(OpenError::Connect(error)) => {
                 tracing::debug!(%error, "no connection");
                 return Err(SendError::Connect(Box::new(std::mem::take(request.headers_mut()))));
@@ -176,32 +182,45 @@ impl Lines {
         };
         let sending = line.sender.send_request(request);
         let sent = Line::drive(&mut line.connection, sending).await;
-        sent.map(|response| self.answer(response, line)).map_err(SendError::Broken)
+        sent.map(|response| self.answer(response, line)).map_err(|error| self.broke(error))
     }
 
     /// Closes connections that were idle for too long.
     pub(super) fn trim(&self) {
-        let mut idle = self.idle.lock();
+        let idle = &mut self.kept.lock().idle;
         while idle.front().is_some_and(|(_, since)| since.elapsed() >= IDLE) {
             idle.pop_front();
         }
     }
 
     fn take(&self) -> Option<Line> {
-        let (line, since) = self.idle.lock().pop_back()?;
+        let idle = &mut self.kept.lock().idle;
+        let (line, since) = idle.pop_back()?;
         if since.elapsed() < IDLE {
             return Some(line);
         }
         // The others are older still.
-        self.idle.lock().clear();
+        idle.clear();
         None
     }
 
     fn put(&self, line: Line) {
-        let mut idle = self.idle.lock();
-        if idle.len() < self.max {
-            idle.push_back((line, Instant::now()));
+        let mut kept = self.kept.lock();
+        if kept.idle.len() < self.max && kept.generation == line.generation {
+            kept.idle.push_back((line, Instant::now()));
         }
+    }
+
+    /// A connection broke: closes all that were open with it as soon as they are idle.
+    fn broke(&self, error: hyper::Error) -> SendError {
+        self.end_generation();
+        SendError::Broken(error)
+    }
+
+    fn end_generation(&self) {
+        let mut kept = self.kept.lock();
+        kept.generation += 1;
+        kept.idle.clear();
     }
 
     fn answer(&self, response: Response<Incoming>, line: Line) -> Response<Answer> {
@@ -309,7 +328,10 @@ impl Wire {
                 }
             }
             Poll::Ready(Some(Ok(_))) => self.give_back_if_whole(),
-            Poll::Ready(Some(Err(_))) => drop(self.line.take()),
+            Poll::Ready(Some(Err(_))) => {
+                drop(self.line.take());
+                self.home.end_generation();
+            }
             Poll::Pending => {}
         }
         polled

@@ -1,6 +1,8 @@
 //! Upstreams that lie, hang or are not there: each gets a JSON-RPC error in time, and nothing else suffers.
 //! Not here: honest servers (`exchange`), children on stdio (`stdio`).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -167,6 +169,43 @@ async fn a_refused_connection_goes_to_the_next_endpoint() {
         assert_eq!(answer.result()["content"][0]["text"], "fake");
     }
     assert_eq!(there.seen_rpc("tools/call").len(), 10);
+}
+
+/// A server that dies takes all its connections with it. Whoever meets the first of them has met them all.
+#[tokio::test]
+async fn when_a_connection_breaks_those_as_old_are_not_used_either() {
+    const OLD: usize = 10;
+    let dead = Arc::new(AtomicUsize::new(0));
+    let oldest_alive = Arc::clone(&dead);
+    let server = Fake::start(move |seen| match oldest_alive.load(Ordering::SeqCst) {
+        _ if seen.rpc() != "tools/call" => fake::modern(seen),
+        0 => Act::Stream(vec![Step::Gate, Step::Send(seen.text("all at once"))]),
+        oldest if seen.connection < oldest => Act::Close,
+        _ => Act::Json(200, seen.text("well")),
+    });
+    let catalog = json!({"servers": [{"id": "it", "runtime": {"type": "remote-http", "url": server.url()}, "health": {"type": "off"}}]});
+    let gateway = Gateway::start(&catalog.to_string());
+    let url = gateway.url("it");
+    let call = |id: usize| {
+        let caller = Caller::new(&url);
+        async move { caller.modern_post(id, "tools/call", json!({"name": "echo", "arguments": {}})).await }
+    };
+    let calls: Vec<_> = (0..OLD).map(|id| tokio::spawn(call(id))).collect();
+    while server.seen_rpc("tools/call").len() < OLD {
+        tokio::task::yield_now().await;
+    }
+    (0..OLD).for_each(|_| server.release());
+    for call in calls {
+        call.await.unwrap().result();
+    }
+    let newest = server.seen().iter().map(|seen| seen.connection).max().unwrap();
+    dead.store(newest + 1, Ordering::SeqCst);
+    let mut failed = Vec::new();
+    for id in 0..OLD {
+        let answer = call(id).await;
+        failed.extend(answer.json().get("error").is_some().then_some(id));
+    }
+    assert_eq!(failed, [0], "only the call that met it may be lost");
 }
 
 /// Resident memory of a process.

@@ -121,7 +121,7 @@ async fn f01_a_gateway_killed_under_load_is_back_and_sessions_go_on() {
     let facts = sim.facts();
     card.check("no session was opened again", facts.opened == opened, &facts.opened);
     card.check("no call ran twice", facts.most() == 1, &facts.most());
-    card.check("calls were answered meanwhile", answered > 40 * KILLS, &answered);
+    card.check("calls were answered meanwhile", answered >= 40 * KILLS, &answered);
     let list =
         session.clone().with("mcp-protocol-version", LEGACY).post(&request(2, "tools/list", json!({}))).await;
     card.check("the session goes on", list.status == 200, &list);
