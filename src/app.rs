@@ -216,7 +216,7 @@ fn build(
     let gate = Gate::new(conf.limits.in_flight_max, conf.limits.streams_max);
     let phases = Phases::new();
     let access_log = AccessLog::default();
-    let (audit, audit_log) = audit(conf, &access_log)?;
+    let (audit, audit_log) = audit(conf, &access_log, &meters)?;
     let shown = || (Arc::clone(&meters), audit.clone());
     let places = (fleet, children.clone());
     let reload = Arc::new(Reload::new(demo.source(conf), places, Arc::clone(&entrance), shown()));
@@ -405,15 +405,19 @@ fn on_pingora(server: &Server, proxy: Proxy, conf: &Conf) -> Arc<HttpProxy<Proxy
 }
 
 /// Where audit lines go, and the log and file that want a thread of their own.
-fn audit(conf: &Conf, access_log: &AccessLog) -> Result<(Audit, Option<(AccessLog, File)>), StartError> {
+fn audit(
+    conf: &Conf,
+    access_log: &AccessLog,
+    meters: &Arc<Meters>,
+) -> Result<(Audit, Option<(AccessLog, File)>), StartError> {
     match &conf.log.audit {
         AuditSink::Off => Ok((Audit::off(), None)),
-        AuditSink::Stdout => Ok((Audit::to(access_log.clone()), None)),
+        AuditSink::Stdout => Ok((Audit::to(access_log.clone(), Arc::clone(meters)), None)),
         AuditSink::File(path) => {
             let file =
                 Audit::open(path).map_err(|source| StartError::Audit { path: path.clone(), source })?;
             let log = AccessLog::default();
-            Ok((Audit::to(log.clone()), Some((log, file))))
+            Ok((Audit::to(log.clone(), Arc::clone(meters)), Some((log, file))))
         }
     }
 }

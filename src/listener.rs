@@ -112,7 +112,7 @@ impl Listening {
         let serving = self.bound.into_iter().map(|bound| {
             let reception = Arc::new(Reception {
                 meters: meters.listener(&bound.listener.name),
-                refusals: Refusals::new(&bound.listener.name, audit.clone(), Arc::clone(meters)),
+                refusals: Refusals::new(&bound.listener.name, audit.clone()),
                 listener: bound.listener,
                 limits: self.limits,
                 places: Arc::clone(&places),

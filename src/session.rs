@@ -11,4 +11,4 @@ pub use census::{Crowded, Room};
 pub use hello::Hello;
 pub use key::{KeyError, load_key};
 pub use seal::{Pin, Sealer, SessionError};
-pub use table::{Sessions, Wishes};
+pub use table::{Sessions, Wishes, number};

@@ -152,16 +152,7 @@ impl Audience {
 
 #[cfg(test)]
 mod tests {
-    use super::super::mailbox::Item;
     use super::*;
-
-    async fn next(reader: &mut Reader) -> String {
-        match reader.next().await {
-            Some(Item::Note(note)) => String::from_utf8(note.to_vec()).unwrap(),
-            Some(Item::Last(Last::Closed)) => "closed".to_owned(),
-            other => panic!("{other:?}"),
-        }
-    }
 
     #[tokio::test]
     async fn updates_go_to_subscribers_only_and_a_second_stream_replaces_the_first() {
@@ -169,16 +160,16 @@ mod tests {
         let mut old = audience.open("a", 8).unwrap();
         let mut a = audience.open("a", 8).unwrap();
         let mut b = audience.open("b", 8).unwrap();
-        assert_eq!(next(&mut old).await, "closed");
+        assert_eq!(old.said().await, "closed");
         assert!(audience.subscribe("a", "x://1"));
         audience.updated("x://1", b"one");
         audience.updated("x://1/sub", b"two");
         audience.updated("x://12", b"three");
         audience.broadcast(b"all");
         for want in ["one", "two", "all"] {
-            assert_eq!(next(&mut a).await, want);
+            assert_eq!(a.said().await, want);
         }
-        assert_eq!(next(&mut b).await, "all");
+        assert_eq!(b.said().await, "all");
         assert!(audience.subscribe("b", "x://1"));
         assert!(audience.unsubscribe("a", "x://1"));
         assert!(!audience.unsubscribe("b", "x://1"));

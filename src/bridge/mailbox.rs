@@ -162,6 +162,18 @@ impl Reader {
     pub(super) async fn next(&mut self) -> Option<Item> {
         poll_fn(|task| self.poll_next(task)).await
     }
+
+    /// What is said next, or that nothing will be.
+    #[cfg(test)]
+    pub(super) async fn said(&mut self) -> String {
+        match self.next().await {
+            Some(Item::Note(said) | Item::Last(Last::Answer(said))) => {
+                String::from_utf8(said.to_vec()).unwrap()
+            }
+            Some(Item::Last(Last::Closed)) => "closed".to_owned(),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 impl Drop for Reader {

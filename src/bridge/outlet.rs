@@ -77,16 +77,7 @@ impl Outlet {
 
 #[cfg(test)]
 mod tests {
-    use super::super::mailbox::Item;
     use super::*;
-
-    async fn next(reader: &mut Reader) -> String {
-        match reader.next().await {
-            Some(Item::Note(note)) => String::from_utf8(note.to_vec()).unwrap(),
-            Some(Item::Last(Last::Closed)) => "closed".to_owned(),
-            other => panic!("{other:?}"),
-        }
-    }
 
     #[tokio::test]
     async fn what_is_said_before_the_client_listens_waits_within_bounds() {
@@ -95,11 +86,11 @@ mod tests {
         assert_eq!((said, outlet.is_open()), ([true, true, false], false));
         let mut first = outlet.open().unwrap();
         assert!(outlet.is_open() && outlet.take_waiting().is_empty());
-        assert_eq!([next(&mut first).await, next(&mut first).await], ["one", "two"]);
+        assert_eq!([first.said().await, first.said().await], ["one", "two"]);
         let mut second = outlet.open().unwrap();
-        assert_eq!(next(&mut first).await, "closed");
+        assert_eq!(first.said().await, "closed");
         assert!(outlet.say(Bytes::from_static(b"four")));
-        assert_eq!(next(&mut second).await, "four");
+        assert_eq!(second.said().await, "four");
         drop(second);
         assert!(outlet.say(Bytes::from_static(b"five")), "it waits for the next stream");
         assert!(!outlet.is_open());

@@ -10,7 +10,7 @@ use super::{Asked, Hub, HubError, Relayed, answer, give_up, restore};
 use crate::auth::{self, Allowed, Caller, Demand, ItemKind};
 use crate::mcp::{self, Era, Method, ParseLimits};
 use crate::reply::Body;
-use crate::session::{Hello, Pin, SessionError};
+use crate::session::{self, Hello, Pin, SessionError};
 use crate::upstream::{self, Outgoing, Route, Upstream, UpstreamError};
 
 /// The session header of the legacy era.
@@ -131,14 +131,9 @@ pub(super) fn route_to(
 ) -> Result<Allowed<Route>, HubError> {
     permitted.lead(|upstream| {
         let [low, high] = [caller.id as u64, (caller.id >> 64) as u64];
-        let session = session.map(key);
+        let session = session.map(session::number);
         Ok(Route { upstream: Arc::clone(upstream), pin: pin()?, caller: low ^ high, session })
     })
-}
-
-/// A session as a number, for hashes. The end of a sealed id is its authentication tag, which is random.
-fn key(session: &str) -> u64 {
-    session.as_bytes().last_chunk::<8>().map_or(0, |tail| u64::from_be_bytes(*tail))
 }
 
 /// The tool that is called, if one is.

@@ -5,13 +5,12 @@
 //! the number of those since the line before it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::telemetry::{Audit, Cut, Meters};
+use crate::telemetry::{Audit, Cut};
 
 /// Time between two lines with the same reason.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -22,7 +21,6 @@ const TOLD: [Cut; 5] = [Cut::Full, Cut::Address, Cut::Network, Cut::ProxyProtoco
 pub(super) struct Refusals {
     listener: String,
     audit: Audit,
-    meters: Arc<Meters>,
     latest: Mutex<[Latest; TOLD.len()]>,
 }
 
@@ -47,8 +45,8 @@ impl Latest {
 }
 
 impl Refusals {
-    pub(super) fn new(listener: &str, audit: Audit, meters: Arc<Meters>) -> Self {
-        Self { listener: listener.to_owned(), audit, meters, latest: Mutex::default() }
+    pub(super) fn new(listener: &str, audit: Audit) -> Self {
+        Self { listener: listener.to_owned(), audit, latest: Mutex::default() }
     }
 
     /// A connection from `client` was refused.
@@ -56,13 +54,10 @@ impl Refusals {
         let Some(at) = TOLD.iter().position(|told| *told == cut) else { return };
         let suppressed = self.latest.lock().get_mut(at).and_then(|latest| latest.refused(Instant::now()));
         let Some(suppressed) = suppressed else { return };
-        let told = self.audit.write("refused", |line| {
+        self.audit.write("refused", |line| {
             let line = line.text("reason", cut.as_str()).text("listener", &self.listener);
             line.plain("client", client.ip()).number("suppressed", suppressed)
         });
-        if !told {
-            self.meters.dropped("audit", 1);
-        }
     }
 }
 

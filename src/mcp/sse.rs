@@ -172,20 +172,22 @@ mod tests {
         assert_eq!(decode(&[text], 8), [None, Some("ok".into())]);
     }
 
+    /// A text in pieces, cut at those of the places that are in it.
+    pub(super) fn pieces(text: &str, mut cuts: Vec<usize>) -> Vec<&[u8]> {
+        cuts.retain(|cut| *cut < text.len());
+        cuts.sort_unstable();
+        let ends = cuts.iter().copied().chain([text.len()]);
+        let starts = [0].into_iter().chain(cuts.iter().copied());
+        starts.zip(ends).map(|(start, end)| &text.as_bytes()[start..end]).collect()
+    }
+
     proptest! {
         #[test]
         fn decoding_does_not_depend_on_the_pieces(
             text in "((data|id|event)?:? ?[a-c]{0,9}(\r\n|\n|\r)){0,20}",
             cuts in proptest::collection::vec(0usize..200, 0..6),
         ) {
-            let bytes = text.as_bytes();
-            let mut cuts: Vec<usize> = cuts.into_iter().filter(|c| *c < bytes.len()).collect();
-            cuts.sort_unstable();
-            let mut pieces = Vec::new();
-            let mut from = 0;
-            for cut in cuts { pieces.push(&bytes[from..cut]); from = cut; }
-            pieces.push(&bytes[from..]);
-            prop_assert_eq!(decode(&pieces, 16), decode(&[bytes], 16));
+            prop_assert_eq!(decode(&pieces(&text, cuts), 16), decode(&[text.as_bytes()], 16));
         }
     }
 }

@@ -134,7 +134,7 @@ impl Recorder {
     /// An audit line for a refusal.
     fn tell(&self, record: &Record, session: &Session, (reason, status): (&'static str, u16)) {
         let request = session.req_header();
-        let told = self.audit.write("refused", |line| {
+        self.audit.write("refused", |line| {
             let line = line
                 .text("request_id", record.request_id())
                 .text("reason", reason)
@@ -155,9 +155,6 @@ impl Recorder {
                 None => line,
             }
         });
-        if !told {
-            self.meters.dropped("audit", 1);
-        }
     }
 
     fn count(&self, record: &Record, outcome: Outcome, took: Duration) {

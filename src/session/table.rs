@@ -94,7 +94,7 @@ impl Sessions {
 
     /// What the id is pinned to, if `caller` has it with `server` and it is not too old.
     pub fn open(&self, id: &str, caller: u128, server: &str) -> Result<Arc<Pin>, SessionError> {
-        let key = key(id);
+        let key = number(id);
         if let Some(seen) = self.shard(key).lock().get_mut(&key)
             && *seen.id == *id
             && seen.caller == caller
@@ -118,7 +118,7 @@ impl Sessions {
     /// The session was opened anew at its server: what `open` gave before is replaced, as long as it is remembered.
     pub fn restored(&self, id: &str, caller: u128, server: &str, pin: Pin) -> Arc<Pin> {
         let pin = Arc::new(pin);
-        let key = key(id);
+        let key = number(id);
         if let Some(seen) = self.shard(key).lock().get_mut(&key).filter(|seen| *seen.id == *id) {
             seen.pin = Arc::clone(&pin);
             return pin;
@@ -131,17 +131,17 @@ impl Sessions {
     pub fn gate(&self, id: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut restoring = self.restoring.lock();
         restoring.retain(|_, gate| gate.strong_count() > 0);
-        if let Some(gate) = restoring.get(&key(id)).and_then(Weak::upgrade) {
+        if let Some(gate) = restoring.get(&number(id)).and_then(Weak::upgrade) {
             return gate;
         }
         let gate = Arc::default();
-        restoring.insert(key(id), Arc::downgrade(&gate));
+        restoring.insert(number(id), Arc::downgrade(&gate));
         gate
     }
 
     /// What the client asked of its session.
     pub fn wishes(&self, id: &str) -> Wishes {
-        let key = key(id);
+        let key = number(id);
         let shard = self.shard(key).lock();
         shard.get(&key).filter(|seen| *seen.id == *id).map(|seen| seen.wishes.clone()).unwrap_or_default()
     }
@@ -167,7 +167,7 @@ impl Sessions {
     }
 
     fn wish(&self, id: &str, change: impl FnOnce(&mut Wishes)) {
-        let key = key(id);
+        let key = number(id);
         if let Some(seen) = self.shard(key).lock().get_mut(&key).filter(|seen| *seen.id == *id) {
             change(&mut seen.wishes);
         }
@@ -175,7 +175,7 @@ impl Sessions {
 
     /// The session ended.
     pub fn end(&self, id: &str) {
-        let key = key(id);
+        let key = number(id);
         if let Some(seen) = self.shard(key).lock().remove(&key) {
             self.census.leave(seen.caller, &seen.server);
         }
@@ -204,7 +204,7 @@ impl Sessions {
     }
 
     fn remember(&self, id: &str, (caller, server): (u128, &str), pin: &Arc<Pin>, expires: SystemTime) {
-        let key = key(id);
+        let key = number(id);
         let mut shard = self.shard(key).lock();
         failpoint::pass("lock");
         // Many sessions of other gateways may come here. Whoever is not remembered is only opened again.
@@ -257,9 +257,9 @@ fn tail(id: &str) -> Option<u128> {
     id.as_bytes().last_chunk::<16>().map(|tail| u128::from_be_bytes(*tail))
 }
 
-/// The end of a sealed id is its authentication tag: random enough to be a key by itself. Eight characters of it are
-/// 48 bits; two ids that share them are told apart by the whole id.
-fn key(id: &str) -> u64 {
+/// A session as a number, for tables and hashes. The end of a sealed id is its authentication tag: random enough to be a
+/// key by itself. Eight characters of it are 48 bits; two ids that share them are told apart by the whole id.
+pub fn number(id: &str) -> u64 {
     id.as_bytes().last_chunk::<8>().map_or(0, |tail| u64::from_be_bytes(*tail))
 }
 

@@ -32,13 +32,6 @@ fn call(desk: &mut Desk, ticket: u64, session: Option<&str>) -> Reader {
     Reader::of_stream(mailbox)
 }
 
-async fn next(reader: &mut Reader) -> String {
-    match reader.next().await {
-        Some(Item::Note(said) | Item::Last(Last::Answer(said))) => String::from_utf8(said.to_vec()).unwrap(),
-        other => panic!("{other:?}"),
-    }
-}
-
 #[tokio::test]
 async fn only_the_first_answer_counts_and_strangers_ids_are_ignored() {
     let mut desk = open();
@@ -46,7 +39,7 @@ async fn only_the_first_answer_counts_and_strangers_ids_are_ignored() {
     for line in [r#"{"id":99,"result":1}"#, r#"{"id":20,"result":2}"#, r#"{"id":20,"result":3}"#] {
         assert!(desk.line(line.as_bytes()).is_none(), "{line}");
     }
-    assert_eq!(next(&mut reader).await, r#"{"id":"own","result":2}"#);
+    assert_eq!(reader.said().await, r#"{"id":"own","result":2}"#);
     assert!(desk.is_idle());
 }
 
@@ -81,8 +74,8 @@ async fn progress_reaches_its_owner_with_its_own_token() {
     desk.line(br#"{"id":20,"result":1}"#);
     desk.line(br#"{"id":21,"result":2}"#);
     for reader in [&mut first, &mut second] {
-        assert!(next(reader).await.contains(r#""progressToken":"token""#));
-        assert!(next(reader).await.contains(r#""id":"own""#));
+        assert!(reader.said().await.contains(r#""progressToken":"token""#));
+        assert!(reader.said().await.contains(r#""id":"own""#));
     }
 }
 
@@ -93,14 +86,14 @@ async fn a_log_message_never_reaches_a_stranger() {
     let mut first = call(&mut desk, 20, Some("a"));
     let mut newest = call(&mut desk, 21, Some("a"));
     desk.line(log);
-    assert!(next(&mut newest).await.contains("notifications/message"));
+    assert!(newest.said().await.contains("notifications/message"));
     let mut stranger = call(&mut desk, 22, Some("b"));
     desk.line(log);
     for ticket in 20..23 {
         desk.line(format!(r#"{{"id":{ticket},"result":0}}"#).as_bytes());
     }
     for reader in [&mut first, &mut newest, &mut stranger] {
-        assert!(next(reader).await.contains("result"));
+        assert!(reader.said().await.contains("result"));
     }
 }
 
@@ -186,7 +179,7 @@ async fn a_long_answer_fails_its_call_and_no_other() {
     drop_line(&mut desk, r#"{"jsonrpc":"2.0","id":21,"result":{"a":""#, r#""}}"#);
     desk.line(br#"{"id":21,"result":2}"#);
     desk.line(br#"{"id":20,"result":1}"#);
-    assert_eq!(next(&mut first).await, r#"{"id":"own","result":1}"#);
+    assert_eq!(first.said().await, r#"{"id":"own","result":1}"#);
     assert!(desk.out.starts_with(b"{}\n{}\n") && desk.out.len() == 6, "the child is told nothing of it");
 }
 
@@ -196,7 +189,7 @@ async fn a_long_answer_to_an_unknown_call_fails_the_only_one_there_is() {
     let (mut first, mut second) = (call(&mut desk, 20, None), call(&mut desk, 21, None));
     drop_line(&mut desk, LONG.0, LONG.1);
     desk.line(br#"{"id":20,"result":1}"#);
-    assert_eq!(next(&mut first).await, r#"{"id":"own","result":1}"#, "of two calls neither is blamed");
+    assert_eq!(first.said().await, r#"{"id":"own","result":1}"#, "of two calls neither is blamed");
     drop_line(&mut desk, r#"{"jsonrpc":"2.0","method":"notifications/message","params":""#, r#""}"#);
     drop_line(&mut desk, "xxx", "xxx");
     assert!(!desk.is_idle(), "what is no answer fails no call");

@@ -136,6 +136,7 @@ impl EventReader {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::pieces;
     use super::*;
     use proptest::prelude::*;
 
@@ -171,14 +172,7 @@ mod tests {
             text in "((data|id|event|retry)?:? ?[a-c1]{0,9}(\r\n|\n|\r)){0,20}",
             cuts in proptest::collection::vec(0usize..200, 0..6),
         ) {
-            let bytes = text.as_bytes();
-            let mut cuts: Vec<usize> = cuts.into_iter().filter(|c| *c < bytes.len()).collect();
-            cuts.sort_unstable();
-            let mut pieces = Vec::new();
-            let mut from = 0;
-            for cut in cuts { pieces.push(&bytes[from..cut]); from = cut; }
-            pieces.push(&bytes[from..]);
-            prop_assert_eq!(read(&pieces, 4096), read(&[bytes], 4096));
+            prop_assert_eq!(read(&pieces(&text, cuts), 4096), read(&[text.as_bytes()], 4096));
         }
     }
 }
