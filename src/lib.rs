@@ -79,6 +79,7 @@
 //! src/catalog/watch.rs — a blocking read of the catalog — itself; awaited at once
 //! src/hub/give_up.rs — word to a server that a call is given up — itself; two seconds
 //! src/listener/accept.rs — a task for each connection of a client — its client, a deadline, or the end of the service
+//! src/proxy/tail.rs — a task for each stream that is held open to listen — its client, its server, or the drain
 //! src/sample/http.rs — a task for each connection of the sample servers — its client, or `stopping`
 //! src/sandbox.rs — no new process: the launcher becomes a server's program by exec — the program
 //! src/upstream/legacy_sse/session.rs — a task for each session with a server of 2024-11-05 — its stream, `Session::end`, or disuse

@@ -1,9 +1,9 @@
 //! The `tollgate` program.
 //! Not here: anything it does (`command`).
 
-/// Measured: 3–8 % less CPU time for each call than the system's allocator, and memory that is given back.
+/// Measured: no more CPU time for each call than mimalloc, and what thousands of streams took is given back when they go.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> std::process::ExitCode {
     tollgate::command::main()

@@ -24,6 +24,7 @@ mod replay;
 mod route;
 mod sse;
 mod standing;
+mod tail;
 mod toll;
 mod write;
 
@@ -68,7 +69,7 @@ pub struct Proxy {
     hub: Arc<Hub>,
     admission: Admission,
     forwarding: Forwarding,
-    recorder: Recorder,
+    recorder: Arc<Recorder>,
     limits: Limits,
     ending: Ending,
     /// Streams of clients of 2024-11-05.
@@ -103,7 +104,7 @@ impl Proxy {
             hub,
             admission,
             forwarding,
-            recorder,
+            recorder: Arc::new(recorder),
             limits,
             ending,
             streams: sse::Table::default(),
@@ -225,6 +226,9 @@ impl Proxy {
             let challenge = self.challenge(session, &rejection);
             Box::pin(write::refuse(session, ctx, &rejection, style, challenge)).await?;
         }
+        if matches!(ctx.stage, Stage::Detached) {
+            return Ok(true);
+        }
         ctx.stage = Stage::Answered;
         if ctx.broken.load(Ordering::Relaxed) {
             // Pingora would put a proper end to what has none; after an error it only hangs up.
@@ -271,6 +275,18 @@ pub struct Ctx {
 }
 
 impl Ctx {
+    fn new(recorder: &Recorder) -> Self {
+        Self {
+            record: recorder.begin(),
+            stage: Stage::Arrived,
+            tally: Tally::default(),
+            broken: AtomicBool::new(false),
+            pace: None,
+            is_for_pages: false,
+            origin: None,
+        }
+    }
+
     /// Nothing more of a forward passes once its caller may not have it.
     fn still_stands(&mut self) -> Result<()> {
         let Stage::Forwarding(forward) = &mut self.stage else { return Ok(()) };
@@ -287,6 +303,8 @@ enum Stage {
     Arrived,
     Forwarding(Box<Forward>),
     Answered,
+    /// Its stream goes on by itself.
+    Detached,
 }
 
 #[async_trait]
@@ -294,15 +312,7 @@ impl ProxyHttp for Proxy {
     type CTX = Ctx;
 
     fn new_ctx(&self) -> Ctx {
-        Ctx {
-            record: self.recorder.begin(),
-            stage: Stage::Arrived,
-            tally: Tally::default(),
-            broken: AtomicBool::new(false),
-            pace: None,
-            is_for_pages: false,
-            origin: None,
-        }
+        Ctx::new(&self.recorder)
     }
 
     /// None: compression would hold events back, and nothing else of Pingora's modules is wanted.
@@ -339,7 +349,7 @@ impl ProxyHttp for Proxy {
         session.set_read_timeout(Some(self.limits.body_timeout));
         match &ctx.stage {
             Stage::Forwarding(forward) => Ok(forward.peer()),
-            Stage::Arrived | Stage::Answered => Err(Error::new(ErrorType::InternalError)),
+            Stage::Arrived | Stage::Answered | Stage::Detached => Err(Error::new(ErrorType::InternalError)),
         }
     }
 
@@ -452,7 +462,9 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Ctx) {
-        let broken = ctx.broken.load(Ordering::Relaxed);
-        self.recorder.finish(&ctx.record, session, broken);
+        if !matches!(ctx.stage, Stage::Detached) {
+            let broken = ctx.broken.load(Ordering::Relaxed);
+            self.recorder.finish(&ctx.record, session, broken);
+        }
     }
 }

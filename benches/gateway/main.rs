@@ -31,9 +31,9 @@ use crate::rows::{Row, Rows};
 /// Why a run could not be completed. It ends the program, so a text is enough.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// mimalloc, as in the gateway: the yardstick must not lose by its allocator.
+/// jemalloc, as in the gateway: the yardstick must not lose by its allocator.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Compares Tollgate with nginx and a bare Pingora proxy, in one run, as a table and as ratios.
 #[derive(Debug, Parser)]

@@ -9,7 +9,6 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::Failure;
-use crate::upstream::whole;
 
 /// A call that took longer is no good answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -119,4 +118,13 @@ pub(crate) fn request(tool: &str, id: usize) -> String {
          Mcp-Method: tools/call\r\nMcp-Name: {tool}\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
+}
+
+/// The body of a whole message at the beginning of `bytes`, and where the message ends.
+pub(crate) fn whole(bytes: &[u8]) -> Option<(&[u8], usize)> {
+    let head = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let text = String::from_utf8_lossy(bytes.get(..head)?).to_ascii_lowercase();
+    let length = text.lines().find_map(|line| line.strip_prefix("content-length:"))?.trim().parse::<usize>();
+    let end = head + length.ok()?;
+    Some((bytes.get(head..end)?, end))
 }

@@ -31,6 +31,7 @@ mod client;
 mod faults;
 mod gateway;
 mod good;
+mod idle;
 mod kills;
 #[allow(
     clippy::unwrap_used,
@@ -125,6 +126,12 @@ fn run(options: &Options) -> Result<bool, Failure> {
     }
     if wanted("L03") {
         all &= told(&runtime.block_on(slow::stand(options))?);
+    }
+    if wanted("L04") {
+        all &= told(&runtime.block_on(idle::streams(options))?);
+    }
+    if wanted("L06") {
+        all &= told(&runtime.block_on(idle::sessions(options))?);
     }
     if wanted("L07") {
         all &= told(&runtime.block_on(neighbour::stand(options))?);

@@ -177,7 +177,7 @@ async fn ask(line: &mut Option<TcpStream>, address: SocketAddr, call: &str) -> R
         let mut open = stream.write_all(call.as_bytes()).await.is_ok();
         while open {
             open = stream.read_buf(&mut got).await.is_ok_and(|read| read > 0);
-            if upstream::whole(&got).is_some() {
+            if good::whole(&got).is_some() {
                 let status = got.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok());
                 return Ok(status.ok_or("no status")?.parse()?);
             }

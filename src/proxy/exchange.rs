@@ -11,7 +11,8 @@ use super::admit::Admitted;
 use super::news::Listener;
 use super::pass::Watching;
 use super::rejection::{RawFault, Rejection};
-use super::replay::Owner;
+use super::replay::{Owner, Recording};
+use super::tail::Tail;
 use super::{Ctx, Proxy, body, headers, write};
 use crate::auth::{Caller, Demand};
 use crate::failpoint;
@@ -311,13 +312,16 @@ async fn answer(
     // The modern era asks anew instead; `initialize` has no session yet to come back to.
     let is_kept = era == Era::Legacy && method != Method::Initialize && style == Asking::Relay;
     let owner = is_kept.then(|| Owner::of(admitted.caller.id, of_server, asked.session.as_deref()));
-    let asking = pin!(async {
-        match style {
-            Asking::Relay => proxy.hub.relay(&admitted.caller, &permitted, asked).await,
-            Asking::Plain => Box::pin(proxy.hub.ask(&admitted.caller, &permitted, asked)).await,
-        }
-    });
-    let Some(asked) = write::unless_gone(session, leaving_cancels, asking).await else {
+    let asked = {
+        let asking = pin!(async {
+            match style {
+                Asking::Relay => proxy.hub.relay(&admitted.caller, &permitted, asked).await,
+                Asking::Plain => Box::pin(proxy.hub.ask(&admitted.caller, &permitted, asked)).await,
+            }
+        });
+        write::unless_gone(session, leaving_cancels, asking).await
+    };
+    let Some(asked) = asked else {
         ctx.record.client_gone();
         session.set_keepalive(None);
         return Ok(());
@@ -335,17 +339,27 @@ async fn answer(
     let standing = if listener.is_some() { standing.hearing() } else { standing };
     let draining = proxy.ending.draining.clone();
     let comment_every = proxy.limits.comment_every;
-    let recording = match (&owner, &reply.body) {
-        (Some(owner), Body::Stream(stream)) if stream.events => proxy.replays.begin(owner),
-        _ => None,
-    };
-    if let (Some(owner), Method::EndSession, true) = (&owner, method, reply.status.is_success()) {
+    let recording = owner.and_then(|owner| recording(proxy, &owner, &reply, method));
+    let watching = Watching { leaving_cancels, id, draining, standing, listener, comment_every, recording };
+    let Reply { status, headers, body } = reply;
+    match body {
+        Body::Stream(stream) if is_open_ended && let Some(tail) = Tail::take(proxy, session, ctx) => {
+            tail.go_on((status, headers, *stream), watching, (admitted, attempt));
+        }
+        body => write::reply(session, ctx, Reply { status, headers, body }, Some(watching)).await,
+    }
+    Ok(())
+}
+
+/// Keeps what is streamed for a client that comes back; after the end of a session nobody does.
+fn recording(proxy: &Proxy, owner: &Owner, reply: &Reply, method: Method) -> Option<Recording> {
+    if method == Method::EndSession && reply.status.is_success() {
         proxy.replays.forget(owner);
     }
-    let watching = Watching { leaving_cancels, id, draining, standing, listener, comment_every, recording };
-    write::reply(session, ctx, reply, Some(watching)).await;
-    drop(attempt);
-    Ok(())
+    match &reply.body {
+        Body::Stream(stream) if stream.events => proxy.replays.begin(owner),
+        _ => None,
+    }
 }
 
 /// Whether there is room for a session, and time.

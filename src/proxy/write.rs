@@ -58,11 +58,11 @@ pub(super) async fn refuse(
 /// Writes a reply. A client that is gone is no error: there is nobody to tell.
 pub(super) async fn reply(session: &mut Session, ctx: &mut Ctx, reply: Reply, watching: Option<Watching>) {
     let Reply { status, mut headers, body } = reply;
-    if ctx.is_for_pages {
-        cors::tell(&mut headers, ctx.origin.as_ref());
-    }
     match body {
         Body::Whole(body) => {
+            if ctx.is_for_pages {
+                cors::tell(&mut headers, ctx.origin.as_ref());
+            }
             let Ok(head) =
                 head(session, status, headers, Length::Known(body.len()), ctx.record.request_id_header())
             else {
@@ -74,14 +74,34 @@ pub(super) async fn reply(session: &mut Session, ctx: &mut Ctx, reply: Reply, wa
             }
         }
         Body::Stream(stream) => {
-            let Ok(head) = head(session, status, headers, Length::Unknown, ctx.record.request_id_header())
-            else {
-                return;
-            };
+            let Ok(head) = stream_head(session, ctx, status, headers) else { return };
             // Boxed, so that the many calls that do not stream carry nothing of it.
             Box::pin(pass::pass(session, ctx, head, (*stream, watching))).await;
         }
     }
+}
+
+/// The head of an answer that is streamed.
+pub(super) fn stream_head(
+    session: &mut Session,
+    ctx: &Ctx,
+    status: http::StatusCode,
+    mut headers: HeaderMap,
+) -> pingora_core::Result<ResponseHeader> {
+    if ctx.is_for_pages {
+        cors::tell(&mut headers, ctx.origin.as_ref());
+    }
+    head(session, status, detached(headers), Length::Unknown, ctx.record.request_id_header())
+}
+
+/// The same headers in memory of their own. What came from a server is part of the buffer that it was read into, which
+/// would be held as long as the stream.
+fn detached(mut headers: HeaderMap) -> HeaderMap {
+    for value in headers.values_mut() {
+        // A copy of a header's value is one as well.
+        *value = HeaderValue::from_bytes(value.as_bytes()).unwrap_or(HeaderValue::from_static(""));
+    }
+    headers
 }
 
 /// Begins an event stream. False if the client is gone.

@@ -1,7 +1,7 @@
 //! Sessions seen lately: opened once, counted, and forgotten when idle.
 //! Not here: what a session is (`seal`). Losing this table costs nothing but the opening of ids again.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -225,36 +225,41 @@ impl Sessions {
     }
 }
 
-/// Ended sessions remembered; the oldest is forgotten first.
-const ENDED_MAX: usize = 65_536;
+/// Places for ended sessions: half a MiB.
+const ENDED_PLACES: usize = 1 << 16;
 
-/// Sessions that their clients ended, by the ends of their ids: a restart forgets them, and then their servers say that
-/// they know no such session.
-#[derive(Debug, Default)]
-struct Ended {
-    known: HashSet<u128>,
-    order: VecDeque<u128>,
+/// Sessions that their clients ended, by the ends of their ids; a restart forgets them, and then their servers say that
+/// they know no such session. Each has one place, where a later one may replace it: what is remembered never grows.
+#[derive(Debug)]
+struct Ended(Box<[u64]>);
+
+impl Default for Ended {
+    fn default() -> Self {
+        Self(vec![0; ENDED_PLACES].into())
+    }
 }
 
 impl Ended {
     fn add(&mut self, id: &str) {
-        let Some(tail) = tail(id).filter(|tail| self.known.insert(*tail)) else { return };
-        self.order.push_back(tail);
-        if self.order.len() > ENDED_MAX
-            && let Some(oldest) = self.order.pop_front()
+        if let Some((place, mark)) = Self::place(id)
+            && let Some(place) = self.0.get_mut(place)
         {
-            self.known.remove(&oldest);
+            *place = mark;
         }
     }
 
     fn has(&self, id: &str) -> bool {
-        tail(id).is_some_and(|tail| self.known.contains(&tail))
+        Self::place(id).is_some_and(|(place, mark)| self.0.get(place) == Some(&mark))
     }
-}
 
-/// 96 random bits of an id.
-fn tail(id: &str) -> Option<u128> {
-    id.as_bytes().last_chunk::<16>().map(|tail| u128::from_be_bytes(*tail))
+    /// Where a session is remembered, and as what: 96 random bits of its id, mixed into 64.
+    fn place(id: &str) -> Option<(usize, u64)> {
+        let tail = u128::from_be_bytes(*id.as_bytes().last_chunk::<16>()?);
+        let mark = ((tail >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32) ^ tail as u64;
+        let mark = mark.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // The highest bits are mixed best. No session's mark is that of an empty place.
+        Some(((mark >> 48) as usize % ENDED_PLACES, mark | 1))
+    }
 }
 
 /// A session as a number, for tables and hashes. The end of a sealed id is its authentication tag: random enough to be a
@@ -341,5 +346,18 @@ mod tests {
         assert!(
             Arc::ptr_eq(&sessions.gate(&id), &sessions.gate(&id)) || sessions.restoring.lock().len() == 1
         );
+    }
+
+    #[test]
+    fn thousands_of_ended_sessions_are_remembered_in_a_place_that_does_not_grow() {
+        let mut ended = Ended::default();
+        let sealer = Sealer::new(&[1; 32], Duration::from_secs(60));
+        let id = || sealer.seal(1, "a", &pin("x")).unwrap();
+        let ids: Vec<String> = (0..5_000).map(|_| id()).collect();
+        ids.iter().for_each(|id| ended.add(id));
+        let known = ids.iter().filter(|id| ended.has(id)).count();
+        assert!(known > 4_600, "one of 26 shares its place with a later one: {known}");
+        assert!((0..5_000).all(|_| !ended.has(&id())));
+        assert_eq!(ended.0.len(), ENDED_PLACES);
     }
 }
