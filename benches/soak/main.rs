@@ -28,9 +28,11 @@ mod churn;
 )]
 #[path = "../../tests/it/client.rs"]
 mod client;
+mod endure;
 mod faults;
 mod gateway;
 mod good;
+mod graph;
 mod idle;
 mod kills;
 #[allow(
@@ -42,6 +44,9 @@ mod kills;
 )]
 #[path = "../../tests/it/leavers.rs"]
 mod leavers;
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, dead_code, reason = "as in the tests")]
+#[path = "../../tests/it/meter.rs"]
+mod meter;
 mod neighbour;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "as in the tests")]
 #[path = "../../tests/it/sim.rs"]
@@ -69,6 +74,12 @@ pub(crate) struct Options {
     /// Clients that come and go in each mode of local servers; 10000 is the full number.
     #[arg(long, default_value_t = 1_000)]
     cycles: usize,
+    /// Minutes of L05.
+    #[arg(long, default_value_t = 20)]
+    minutes: u64,
+    /// Where the graph of L05 goes.
+    #[arg(long, value_name = "FILE", default_value = "target/soak.svg")]
+    graph: PathBuf,
     /// Only these ids; may be repeated.
     #[arg(long, value_name = "ID")]
     only: Vec<String>,
@@ -129,6 +140,9 @@ fn run(options: &Options) -> Result<bool, Failure> {
     }
     if wanted("L04") {
         all &= told(&runtime.block_on(idle::streams(options))?);
+    }
+    if wanted("L05") {
+        all &= told(&runtime.block_on(endure::stand(options))?);
     }
     if wanted("L06") {
         all &= told(&runtime.block_on(idle::sessions(options))?);

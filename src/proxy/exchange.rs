@@ -14,7 +14,7 @@ use super::rejection::{RawFault, Rejection};
 use super::replay::{Owner, Recording};
 use super::tail::Tail;
 use super::{Ctx, Proxy, body, headers, write};
-use crate::auth::{Caller, Demand};
+use crate::auth::{Allowed, Caller, Demand};
 use crate::failpoint;
 use crate::hub::{self, Asked, HubError, Relayed};
 use crate::mcp::{self, Era, Id, Kind, Malformed, MalformedKind, Message, Method, ParseLimits};
@@ -278,6 +278,21 @@ enum Asking {
     Plain,
 }
 
+impl Asking {
+    async fn ask(
+        self,
+        proxy: &Proxy,
+        caller: &Arc<Caller>,
+        permitted: &Allowed<Arc<Upstream>>,
+        asked: Asked,
+    ) -> Result<Relayed, HubError> {
+        match self {
+            Self::Relay => proxy.hub.relay(caller, permitted, asked).await,
+            Self::Plain => Box::pin(proxy.hub.ask(caller, permitted, asked)).await,
+        }
+    }
+}
+
 /// Asks the hub while watching whether the client is still there, and writes the reply.
 async fn answer(
     proxy: &Proxy,
@@ -313,12 +328,7 @@ async fn answer(
     let is_kept = era == Era::Legacy && method != Method::Initialize && style == Asking::Relay;
     let owner = is_kept.then(|| Owner::of(admitted.caller.id, of_server, asked.session.as_deref()));
     let asked = {
-        let asking = pin!(async {
-            match style {
-                Asking::Relay => proxy.hub.relay(&admitted.caller, &permitted, asked).await,
-                Asking::Plain => Box::pin(proxy.hub.ask(&admitted.caller, &permitted, asked)).await,
-            }
-        });
+        let asking = pin!(style.ask(proxy, &admitted.caller, &permitted, asked));
         write::unless_gone(session, leaving_cancels, asking).await
     };
     let Some(asked) = asked else {

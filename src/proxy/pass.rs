@@ -48,10 +48,7 @@ pub(super) async fn pass(
     head: ResponseHeader,
     (stream, watching): (Stream, Option<Watching>),
 ) {
-    let mut passing = Passing::new(stream, watching);
-    passing.there = session.write_response_header(Box::new(head), false).await.is_ok();
-    passing.run(session).await;
-    passing.record(ctx);
+    Passing::new(stream, watching).deliver(session, ctx, Box::new(head)).await;
 }
 
 /// What keeps a silent stream alive, for those on the way and for the client. No empty line is part of it: that would
@@ -67,7 +64,7 @@ const LOOKED_AT_BYTES_MAX: usize = 64 * 1024;
 const TURN_BYTES: usize = 256 * 1024;
 
 /// A stream on its way to the client.
-struct Passing {
+pub(super) struct Passing {
     /// What has passed in this turn.
     turn_bytes: usize,
     stream: Stream,
@@ -149,7 +146,7 @@ impl Ending {
 }
 
 impl Passing {
-    fn new(stream: Stream, mut watching: Option<Watching>) -> Self {
+    pub(super) fn new(stream: Stream, mut watching: Option<Watching>) -> Self {
         let recording = watching.as_mut().and_then(|watching| watching.recording.take());
         let decoder = watching.as_ref().filter(|_| stream.events).map(|_| Decoder::new(LOOKED_AT_BYTES_MAX));
         let open_ended = stream.deadline.is_none();
@@ -180,6 +177,13 @@ impl Passing {
             broken: false,
             revoked: false,
         }
+    }
+
+    /// Writes the head, then the stream, and records how it ended.
+    pub(super) async fn deliver(&mut self, session: &mut Session, ctx: &mut Ctx, head: Box<ResponseHeader>) {
+        self.there = session.write_response_header(head, false).await.is_ok();
+        self.run(session).await;
+        self.record(ctx);
     }
 
     async fn run(&mut self, session: &mut Session) {

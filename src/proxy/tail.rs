@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use http::{HeaderMap, StatusCode};
 use pingora_proxy::Session;
 
-use super::pass::{Watching, pass};
+use super::pass::{Passing, Watching};
 use super::record::Recorder;
 use super::{Ctx, Proxy, Stage, write};
 use crate::reply::Stream;
@@ -49,10 +49,12 @@ impl Tail {
     ) {
         let Self { mut session, mut ctx, recorder } = self;
         // A head that cannot be written is no answer: the client sees its connection end.
-        let Ok(head) = write::stream_head(&mut session, &ctx, status, headers) else { return };
+        let Ok(head) = write::stream_head(&mut session, &ctx, status, headers).map(Box::new) else { return };
+        // Made here and not in the task, which would hold room for it twice.
+        let mut passing = Passing::new(stream, Some(watching));
         #[expect(clippy::disallowed_methods, reason = "one for each stream, which `limits.streams` bounds")]
         tokio::spawn(async move {
-            pass(&mut session, &mut ctx, head, (stream, Some(watching))).await;
+            passing.deliver(&mut session, &mut ctx, head).await;
             let broken = ctx.broken.load(Ordering::Relaxed);
             recorder.finish(&ctx.record, &session, broken);
             if !broken {
