@@ -18,6 +18,7 @@ use super::news::Listener;
 use super::rejection::unsure::{OUTCOME, UNKNOWN};
 use super::replay::Recording;
 use super::standing::{Standing, Word};
+use crate::failpoint;
 use crate::mcp::{Answer, Code, Decoder, Id, RpcError, Verdict, encode_event};
 use crate::reply::Stream;
 use crate::telemetry::Outcome;
@@ -182,6 +183,7 @@ impl Passing {
     /// Writes the head, then the stream, and records how it ended.
     pub(super) async fn deliver(&mut self, session: &mut Session, ctx: &mut Ctx, head: Box<ResponseHeader>) {
         self.there = session.write_response_header(head, false).await.is_ok();
+        failpoint::pass("stream");
         self.run(session).await;
         self.record(ctx);
     }

@@ -6,9 +6,11 @@
 //! given back.
 
 use std::io::Cursor;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures_util::FutureExt as _;
 use http::{HeaderMap, StatusCode};
 use pingora_proxy::Session;
 
@@ -54,7 +56,12 @@ impl Tail {
         let mut passing = Passing::new(stream, Some(watching));
         #[expect(clippy::disallowed_methods, reason = "one for each stream, which `limits.streams` bounds")]
         tokio::spawn(async move {
-            passing.deliver(&mut session, &mut ctx, head).await;
+            // A panic costs one stream, which is recorded like any other.
+            let delivered =
+                AssertUnwindSafe(passing.deliver(&mut session, &mut ctx, head)).catch_unwind().await;
+            if delivered.is_err() {
+                ctx.broken.store(true, Ordering::Relaxed);
+            }
             let broken = ctx.broken.load(Ordering::Relaxed);
             recorder.finish(&ctx.record, &session, broken);
             if !broken {

@@ -48,6 +48,27 @@ fn is_confession(answer: &Answer) -> bool {
 }
 
 #[tokio::test]
+async fn f15_a_panic_in_a_stream_ends_that_stream_and_is_recorded() {
+    let sim = Sim::start();
+    let mut card = Card::new("F15");
+    let gateway = gateway(&sim, "stream=1");
+    let (session, _) = Caller::new(&gateway.url("it")).initialize().await;
+    let stream = session.open(Method::GET, Vec::new()).await;
+    let rest = tokio::time::timeout(SOON, stream.bytes()).await;
+    card.check("it has no proper end", matches!(rest, Ok(Err(_))), &rest);
+    let line = gateway.wait_for_log("its access line", SOON, |line| {
+        (line["type"] == "access" && line["verb"] == "GET").then(|| line.clone())
+    });
+    card.check("it is recorded", line["server"] == "it", &line);
+    let count = panics(&gateway).await;
+    card.check("it is counted", count == "1", &count);
+    let (stream, answer) =
+        (session.open(Method::GET, Vec::new()).await.status(), call(&gateway, "it", 1).await);
+    card.check("the next one is there", stream == 200 && answer.status == 200, &(stream, answer));
+    card.pass("checks: a panic in a stream ends it, with a line in the log and one in the metric");
+}
+
+#[tokio::test]
 async fn f15_a_panic_costs_one_request() {
     let sim = Sim::start();
     let mut card = Card::new("F15");
