@@ -28,6 +28,7 @@ mod churn;
 )]
 #[path = "../../tests/it/client.rs"]
 mod client;
+mod crowd;
 mod endure;
 mod faults;
 mod gateway;
@@ -126,6 +127,9 @@ fn run(options: &Options) -> Result<bool, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut all = true;
     let wanted = |id: &str| options.only.is_empty() || options.only.iter().any(|only| only == id);
+    if wanted("B07") {
+        all &= told(&runtime.block_on(crowd::stand(options))?);
+    }
     if wanted("F01") {
         all &= told(&runtime.block_on(kills::stand(options))?);
     }

@@ -392,38 +392,56 @@ fn stranger(socket: &Path) {
     assert_eq!(ask_as(61474), "");
 }
 
-/// Upgrades and reloads in a row, under calls: the children of a bridge of its own are the same ones all the time.
+/// Upgrades and reloads in a row, under calls: the children of a bridge of its own are the same ones all the time, and
+/// no connection is refused.
 #[tokio::test(flavor = "multi_thread")]
-async fn children_stay_over_upgrades_and_reloads_of_the_gateway() {
+async fn children_stay_over_ten_upgrades_and_two_hundred_reloads_of_the_gateway() {
+    const UPGRADES: usize = 10;
+    const RELOADS: usize = 200;
+    const PACE: Duration = Duration::from_millis(60);
     let bridge = Bridge::start(&catalog(&["one", "two"]));
     let mut gateway = bridge.gateway().start();
     let session = Eater::open(&gateway, "one").await;
     let child = pid(&session).await;
     let id = session.0.session().unwrap();
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let caller = Eater(Caller::new(&gateway.url("one")).with("mcp-session-id", &id));
-    let load = tokio::spawn(async move {
-        let mut seen = Vec::new();
-        while !*stopped.borrow() {
-            seen.push(caller.ask("pid", json!([])).await.map(|pid| pid.as_u64()));
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        seen
-    });
+    let url = gateway.url("one");
+    let load = |connects_anew: bool| {
+        let (url, id, stopped) = (url.clone(), id.clone(), stopped.clone());
+        tokio::spawn(async move {
+            let caller = || Eater(Caller::new(&url).with("mcp-session-id", &id));
+            let (kept, mut seen) = (caller(), Vec::new());
+            while !*stopped.borrow() {
+                let fresh = connects_anew.then(caller);
+                let caller = fresh.as_ref().unwrap_or(&kept);
+                seen.push(caller.ask("pid", json!([])).await.map(|pid| pid.as_u64()));
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            seen
+        })
+    };
+    let loads = [load(false), load(true)];
     let mut old = Vec::new();
-    for round in 0..5 {
-        let mut edited = catalog(&["one", "two"]);
-        edited["servers"][1]["description"] = json!(format!("round {round}"));
-        bridge.edit(&edited);
+    for round in 0..UPGRADES {
+        for edit in 0..RELOADS / UPGRADES {
+            let mut edited = catalog(&["one", "two"]);
+            edited["servers"][1]["description"] = json!(format!("round {round}.{edit}"));
+            bridge.edit(&edited);
+            gateway.signal(Signal::SIGHUP);
+            tokio::time::sleep(PACE).await;
+        }
         old.push(tokio::task::block_in_place(|| gateway.upgrade()).unwrap());
     }
     for pid in old {
         tokio::task::block_in_place(|| gateway.wait_for_end_of(pid, PATIENCE));
     }
     stop.send_replace(true);
-    let seen = load.await.unwrap();
+    let mut seen = Vec::new();
+    for load in loads {
+        seen.extend(load.await.unwrap());
+    }
     let same = |answer: &&Result<Option<u64>, _>| matches!(answer, Ok(Some(pid)) if *pid == u64::from(child));
-    assert!(seen.len() > 20, "{}", seen.len());
+    assert!(seen.len() > 500, "{}", seen.len());
     assert_eq!(
         seen.iter().filter(same).count(),
         seen.len(),
