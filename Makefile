@@ -18,7 +18,7 @@ bench: ## compare with a direct call, nginx and a bare Pingora proxy
 	scripts/bench $(ARGS)
 
 soak: ## put loads on the gateway that it has to stand for minutes
-	@scripts/prerequisites build
+	@scripts/prerequisites test
 	scripts/soak $(ARGS)
 
 lint: ## formatting, clippy, documentation, licences and bans of dependencies

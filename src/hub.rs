@@ -169,6 +169,11 @@ impl Hub {
         self.sessions.active()
     }
 
+    /// Forgets some of the sessions that nobody uses; to be called again and again.
+    pub fn forget_some_sessions(&self) {
+        self.sessions.forget_some();
+    }
+
     /// Permits what `demand` says, or says why not. It is decided here once for each message.
     pub fn permit(
         &self,

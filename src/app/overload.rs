@@ -48,6 +48,7 @@ impl Overload {
     }
 
     fn look(&self) {
+        self.hub.forget_some_sessions();
         let meters = self.meters.life();
         if let (Some(ceiling), Some(bytes)) = (self.bounds.memory, resident_bytes()) {
             meters.bound("memory", bytes, ceiling);

@@ -2,6 +2,7 @@
 //! Not here: what a session is (`seal`). Losing this table costs nothing but the opening of ids again.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -29,6 +30,8 @@ pub struct Sessions {
     restoring: Mutex<HashMap<u64, Weak<tokio::sync::Mutex<()>>>>,
     /// How many of them there are, and whose.
     census: Census,
+    /// Which shard is looked through next.
+    turn: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -64,6 +67,7 @@ impl Sessions {
             ended: Mutex::default(),
             restoring: Mutex::default(),
             census: Census::default(),
+            turn: AtomicUsize::new(0),
         }
     }
 
@@ -184,23 +188,34 @@ impl Sessions {
 
     /// How many are active; forgets the others.
     pub fn active(&self) -> usize {
-        let count = |shard: &Mutex<HashMap<u64, Seen>>| {
-            let mut shard = shard.lock();
-            shard.retain(|_, seen| {
-                let stays = seen.last.elapsed() < ACTIVE_FOR;
-                if !stays {
-                    self.census.leave(seen.caller, &seen.server);
-                }
-                stays
-            });
-            // What a busy hour needed is given back.
-            if shard.capacity() > 64 && shard.len() * 4 < shard.capacity() {
-                let len = shard.len() * 2;
-                shard.shrink_to(len);
+        self.shards.iter().map(|shard| self.forget_idle(shard)).sum()
+    }
+
+    /// Forgets some of those that are not active, others with the next call: nobody has to ask for the memory of those
+    /// who left without a word.
+    pub fn forget_some(&self) {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        if let Some(shard) = self.shards.get(turn % SHARDS) {
+            self.forget_idle(shard);
+        }
+    }
+
+    /// How many of a shard are left.
+    fn forget_idle(&self, shard: &Mutex<HashMap<u64, Seen>>) -> usize {
+        let mut shard = shard.lock();
+        shard.retain(|_, seen| {
+            let stays = seen.last.elapsed() < ACTIVE_FOR;
+            if !stays {
+                self.census.leave(seen.caller, &seen.server);
             }
-            shard.len()
-        };
-        self.shards.iter().map(count).sum()
+            stays
+        });
+        // What a busy hour needed is given back.
+        if shard.capacity() > 64 && shard.len() * 4 < shard.capacity() {
+            let len = shard.len() * 2;
+            shard.shrink_to(len);
+        }
+        shard.len()
     }
 
     fn remember(&self, id: &str, (caller, server): (u128, &str), pin: &Arc<Pin>, expires: SystemTime) {
@@ -346,6 +361,19 @@ mod tests {
         assert!(
             Arc::ptr_eq(&sessions.gate(&id), &sessions.gate(&id)) || sessions.restoring.lock().len() == 1
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_left_without_a_word_are_forgotten_though_nobody_asks() {
+        let sessions = Sessions::new(Sealer::new(&[1; 32], Duration::from_secs(6000)));
+        let ids: Vec<String> = (0..500).map(|_| sessions.seal(1, "a", pin("x")).unwrap()).collect();
+        let pass = || (0..SHARDS).for_each(|_| sessions.forget_some());
+        pass();
+        assert_eq!(sessions.known(), 500);
+        tokio::time::advance(ACTIVE_FOR).await;
+        sessions.open(&ids[7], 1, "a").unwrap();
+        pass();
+        assert_eq!(sessions.known(), 1, "only the one that was used");
     }
 
     #[test]

@@ -46,6 +46,11 @@ mod toxics;
 
 use std::io::Write as _;
 
+/// How much there is of something: in `make test`, or in the full form of `make soak`, which sets `SCORECARD=full`.
+fn as_much_as<T>(short: T, full: T) -> T {
+    if std::env::var("SCORECARD").is_ok_and(|form| form == "full") { full } else { short }
+}
+
 /// The cases of one test.
 pub(crate) struct Card {
     id: &'static str,

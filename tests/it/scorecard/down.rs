@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::Card;
+use super::{Card, as_much_as};
 use crate::client::Caller;
 use crate::gateway::Gateway;
 use crate::meter::Meter;
@@ -14,8 +14,8 @@ use crate::sim::{Door, Manner, Sim};
 
 /// Callers at once; each calls again as soon as it was told.
 const CALLERS: usize = 8;
-/// How long the server is down in each way.
-const DOWN: Duration = Duration::from_secs(3);
+/// How long the server is down in each way, in seconds.
+const DOWN: [u64; 2] = [3, 60];
 /// Attempts for each call that was offered, retries included.
 const ATTEMPTS_MAX: f64 = 1.2;
 /// What a call may take that is refused because the server is known to be down; the machine may be busy.
@@ -83,7 +83,7 @@ async fn f11_a_server_that_is_down_is_not_stormed() {
             _ => sim.be(Manner::Status(500)),
         }
         let rise = Meter(gateway.pid()).rise();
-        let until = Instant::now() + DOWN;
+        let until = Instant::now() + Duration::from_secs(as_much_as(DOWN[0], DOWN[1]));
         let calling = (0..CALLERS).map(|number| tokio::spawn(caller(gateway.url("it"), number, until)));
         let calling: Vec<_> = calling.collect();
         let mut told = Told::default();
